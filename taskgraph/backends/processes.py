@@ -1,0 +1,241 @@
+"""Processes of this machine, named so that a number used again cannot be mistaken for the one before.
+
+A pid alone is no name: the kernel hands it out again. A pid with the start time from ``/proc/PID/stat`` is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Iterator
+from enum import Enum, auto
+from typing import NamedTuple
+
+_EXITING = 0x4  # PF_EXITING: set as soon as a process dies, long before its memory is freed and its pidfd fires
+
+
+class Condition(Enum):
+    """What a process is doing, as far as it matters to those who watch it."""
+
+    RUNNING = auto()
+    STOPPED = auto()
+    """By SIGSTOP or a terminal."""
+    TRACED = auto()
+    """Stopped by a debugger."""
+    GONE = auto()
+    """Dead, dying, or a zombie."""
+
+
+class Stat(NamedTuple):
+    """The fields of ``/proc/PID/stat`` that are used here."""
+
+    name: str
+    state: str
+    parent: int
+    flags: int
+    start: int
+
+
+class Process(NamedTuple):
+    """One process, for ever: pid, and start time in clock ticks since boot."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process | None:
+        """Name the process that has this pid now. None where there is none."""
+        found = read_stat(pid)
+        return None if found is None else cls(pid, found.start)
+
+    @classmethod
+    def current(cls) -> Process:
+        """Name the calling process."""
+        found = cls.of(os.getpid())
+        if found is None:
+            raise RuntimeError("/proc is not mounted: taskgraph needs it to tell processes apart")
+        return found
+
+    def __str__(self) -> str:
+        return f"pid {self.pid}"
+
+
+def read_stat(pid: int) -> Stat | None:
+    """Read ``/proc/PID/stat``. None where there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    opening, closing = text.index("("), text.rindex(")")  # a name may hold spaces and parentheses
+    rest = text[closing + 2 :].split()
+    return Stat(text[opening + 1 : closing], rest[0], int(rest[1]), int(rest[6]), int(rest[19]))
+
+
+def condition(process: Process) -> Condition:
+    """Look at a process."""
+    found = read_stat(process.pid)
+    if found is None or found.start != process.start or found.state in "ZXx" or found.flags & _EXITING:
+        return Condition.GONE
+    return {"T": Condition.STOPPED, "t": Condition.TRACED}.get(found.state, Condition.RUNNING)
+
+
+def alive(process: Process) -> bool:
+    """Whether a process is there and not on its way out; a stopped one is alive."""
+    return condition(process) is not Condition.GONE
+
+
+def name(process: Process) -> str:
+    """Return the command name, cut by the kernel to 15 characters; empty where the process is gone."""
+    found = read_stat(process.pid)
+    return found.name if found is not None and found.start == process.start else ""
+
+
+def ancestors(process: Process) -> Iterator[Process]:
+    """Yield the parent, its parent, and so on, without init."""
+    found = read_stat(process.pid)
+    while found is not None and found.parent > 1:
+        pid = found.parent
+        found = read_stat(pid)
+        if found is not None:
+            yield Process(pid, found.start)
+
+
+def kill(process: Process, sig: int = signal.SIGKILL) -> bool:
+    """Send a signal to exactly this process; its pid may have been used again, that one is never hit.
+
+    Returns
+    -------
+    bool
+        False where it is gone already.
+    """
+    descriptor = _open(process)
+    if descriptor is None:
+        return False
+    try:
+        if descriptor < 0:
+            os.kill(process.pid, sig)
+        else:
+            signal.pidfd_send_signal(descriptor, sig)
+    except ProcessLookupError:
+        return False
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
+    return True
+
+
+@contextlib.contextmanager
+def unbound() -> Iterator[None]:
+    """Let what this thread starts run on every core: a launcher binds a rank to one, where it spins."""
+    bound = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
+
+
+def _open(process: Process) -> int | None:
+    """Return a pidfd; None if the process is gone, -1 if this kernel or Python has no pidfds."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return None
+    except (AttributeError, OSError):
+        return -1 if alive(process) else None
+    found = read_stat(process.pid)  # read after the open: what the descriptor holds cannot be replaced any more
+    if found is None or found.start != process.start:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class Watch:
+    """Waits for the end of several processes in one poll, with a way to be woken.
+
+    `add`, `remove`, `wait` and `close` belong to one thread; `wake` may be called from any.
+    """
+
+    POLL_S = 0.05
+    """How often a process is looked at where the kernel or this Python has no pidfds, in seconds."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._descriptors: dict[int, Process] = {}
+        self._polled: set[Process] = set()
+        self._gone: list[Process] = []
+        self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._woken, select.POLLIN)
+
+    def add(self, process: Process) -> None:
+        """Watch a process too. One that is gone already is told by the next `wait`."""
+        if process in self._polled or process in self._descriptors.values():
+            return
+        descriptor = _open(process)
+        if descriptor is None:
+            self._gone.append(process)
+        elif descriptor < 0:
+            self._polled.add(process)
+        else:
+            self._descriptors[descriptor] = process
+            self._poll.register(descriptor, select.POLLIN)
+
+    def add_descriptor(self, descriptor: int) -> None:
+        """Let input on a file descriptor end a `wait` too. The caller reads it, and closes it after this watch."""
+        self._poll.register(descriptor, select.POLLIN)
+
+    def remove(self, process: Process) -> None:
+        """Stop watching a process."""
+        self._polled.discard(process)
+        for descriptor in [d for d, watched in self._descriptors.items() if watched == process]:
+            self._forget(descriptor)
+
+    def wait(self, timeout_s: float) -> list[Process]:
+        """Return the processes that have ended, each once; wait up to `timeout_s` seconds for one, or for `wake`."""
+        if self._gone:
+            timeout_s = 0
+        if self._polled:
+            timeout_s = min(timeout_s, self.POLL_S)
+        for descriptor, _ in self._poll.poll(max(timeout_s, 0) * 1000):
+            if descriptor == self._woken:
+                self._drain()
+            elif descriptor in self._descriptors:
+                self._gone.append(self._forget(descriptor))
+        for process in [p for p in self._polled if not alive(p)]:
+            self._polled.remove(process)
+            self._gone.append(process)
+        ended, self._gone = self._gone, []
+        return ended
+
+    def wake(self) -> None:
+        """Make a `wait` return at once, now or the next time."""
+        try:
+            os.write(self._waker, b"\0")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups already
+        except OSError:
+            pass  # closed: nobody waits any more
+
+    def close(self) -> None:
+        """Watch nothing any more. Idempotent."""
+        for descriptor in list(self._descriptors):
+            self._forget(descriptor)
+        for end in ("_woken", "_waker"):
+            if (descriptor := getattr(self, end)) >= 0:
+                setattr(self, end, -1)
+                os.close(descriptor)
+
+    def _forget(self, descriptor: int) -> Process:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        return self._descriptors.pop(descriptor)
+
+    def _drain(self) -> None:
+        try:
+            while os.read(self._woken, 4096):
+                pass
+        except BlockingIOError:
+            pass

@@ -1,0 +1,101 @@
+"""The abort words of a host: how whoever knows that a rank must stop tells it, whatever the rank is doing.
+
+A file of the host's directory, mapped by each rank and by the keeper, one line of 64 bytes for each rank of the host,
+so that no two ranks share a cache line::
+
+    word 0   abort: 0 = run on; g > 0 = generation g is over; OVER = the job is over
+    word 1   progress: the epoch that the rank is in, written by the rank
+    2 .. 7   reserved
+
+The rank polls word 0 while it waits in C without the GIL. Words are aligned 8-byte integers, which the processors that
+we run on write and read in one piece.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+from pathlib import Path
+
+OVER = -1
+"""The abort word that says that the job is over. It is never taken back."""
+
+LINE = 64
+_WORDS = LINE // 8
+
+
+class AbortWords:
+    """The words of all ranks of one host, by local index."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._words = memoryview(memory).cast("q")
+
+    @classmethod
+    def create(cls, path: Path, ranks: int) -> AbortWords:
+        """Make the file for so many ranks, every word 0.
+
+        Raises
+        ------
+        FileExistsError
+        OSError
+            No space is left where the file lies.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, ranks * LINE)  # a full tmpfs is an error here, not a SIGBUS later
+            return cls(mmap.mmap(descriptor, ranks * LINE))
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def open(cls, path: Path) -> AbortWords:
+        """Map a file that `create` made."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size == 0 or size % LINE:
+                raise ValueError(f"{path} is no file of abort words: it has {size} bytes")
+            return cls(mmap.mmap(descriptor, size))
+        finally:
+            os.close(descriptor)
+
+    def __len__(self) -> int:
+        return len(self._words) // _WORDS
+
+    def set(self, index: int, value: int) -> None:
+        """Set one rank's abort word. It only ever advances: towards higher generations, then `OVER`.
+
+        Two writers at one moment can still leave the lower value; so whoever holds that the job is over says so again.
+        """
+        now = self._words[index * _WORDS]
+        if now != OVER and (value == OVER or value > now):
+            self._words[index * _WORDS] = value
+
+    def set_all(self, value: int) -> None:
+        """Set the abort word of every rank of the host."""
+        for index in range(len(self)):
+            self.set(index, value)
+
+    def get(self, index: int) -> int:
+        """Return one rank's abort word."""
+        return self._words[index * _WORDS]
+
+    def progress(self, index: int) -> int:
+        """Return the epoch that a rank says it is in."""
+        return self._words[index * _WORDS + 1]
+
+    def set_progress(self, index: int, epoch: int) -> None:
+        """Say which epoch a rank is in; only the rank itself does."""
+        self._words[index * _WORDS + 1] = epoch
+
+    def buffer(self, index: int) -> memoryview:
+        """Return the line of one rank: 64 writable bytes, aligned to 64. It keeps the mapping alive."""
+        return memoryview(self._memory)[index * LINE : (index + 1) * LINE]
+
+    def close(self) -> None:
+        """Let go of the file; memory that is still lent out by `buffer` stays mapped until it is returned."""
+        self._words.release()
+        with contextlib.suppress(BufferError):
+            self._memory.close()

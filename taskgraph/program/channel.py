@@ -1,0 +1,91 @@
+"""The ends of a channel, as a processor sees them. The compiled classes behind them are in `taskgraph._native`."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any, Protocol
+
+from taskgraph.errors import UsageError
+from taskgraph.ids import ChannelId, Tag, TaskId
+
+
+class InboundChannel(Protocol):
+    """The receiving end: the one value that the other task puts each epoch."""
+
+    @property
+    def id(self) -> ChannelId:
+        """The channel: source, destination, tag."""
+
+    @property
+    def task(self) -> TaskId:
+        """The task at the other end."""
+
+    @property
+    def tag(self) -> Tag:
+        """The name of the channel."""
+
+    def get(self) -> Any:
+        """Return this epoch's value.
+
+        Returns
+        -------
+        object
+            What the other task put: same dtype, shape and bytes. An array is the receiver's own: writable, aliasing
+            nothing, its to keep. A second call gives the same object.
+
+        Raises
+        ------
+        UsageError
+            Called outside the `compute` of the processor that the channel belongs to.
+        """
+
+
+class OutboundChannel(Protocol):
+    """The sending end: put exactly one value each epoch."""
+
+    @property
+    def id(self) -> ChannelId:
+        """The channel: source, destination, tag."""
+
+    @property
+    def task(self) -> TaskId:
+        """The task at the other end."""
+
+    @property
+    def tag(self) -> Tag:
+        """The name of the channel."""
+
+    def put(self, value: object, copy: bool | None = None) -> None:
+        """Send this epoch's one value to the task at the other end.
+
+        Parameters
+        ----------
+        value
+            Any array; dtype, shape and bytes arrive as they are. What is small, what goes to a task of the same rank
+            and memory of a protected array is copied; any other large array is borrowed: it is read-only until the
+            epoch ends (views made before are yours to mind). NumPy scalars, subclasses of ndarray and every other
+            object keep their type through pickle 5, and are copied.
+        copy
+            True: never borrow.
+
+        Raises
+        ------
+        UsageError
+            A second value in one epoch, a call outside the `compute` of the processor that the channel belongs to, or
+            a memoryview.
+        """
+
+
+def channel_key(channel: ChannelId) -> int:
+    """Return the 64 bits that name a channel on the wire: the same on every rank, whatever it has declared so far."""
+    source, destination, tag = channel
+    text = f"{source}>{destination}:{type(tag).__name__}:{tag}".encode()
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
+
+
+def checked_tag(tag: object) -> Tag:
+    """Return a tag as a plain str or int, or say what is wrong with it."""
+    if isinstance(tag, bool) or not isinstance(tag, str | int):
+        raise UsageError(f"tag={tag!r} is a {type(tag).__name__}: a channel's tag is a str or an int")
+    # Subclasses, such as numpy.str_ and enumerations, are equal to the plain value, so they must name the same channel.
+    return str.__str__(tag) if isinstance(tag, str) else int.__int__(tag)

@@ -1,0 +1,44 @@
+"""What a rank shows of its job on stderr: the root how far it is, one rank why it failed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from taskgraph.backends.launcher import Launched, launchers, terminal
+from taskgraph.backends.processes import Process
+from taskgraph.config import Config
+from taskgraph.ids import Epoch
+from taskgraph.plan.ending import Ending
+from taskgraph.report.failure import failure
+from taskgraph.report.progress import Progress
+
+
+class Reporter:
+    """The `Observer` of a driver."""
+
+    def __init__(self, config: Config, launched: Launched | None) -> None:
+        self._epochs = config.epochs
+        self._progress = Progress(_mode(config, launched), name=config.name)
+
+    def progress(self, epochs: Epoch) -> None:
+        """Draw, if it is time to."""
+        self._progress.update(epochs, self._epochs)
+
+    def failed(self, ending: Ending) -> None:
+        """Print the traceback and the line that says where and why."""
+        self._progress.close()
+        print(failure(ending), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Draw for the last time."""
+        self._progress.close()
+
+
+def _mode(config: Config, launched: Launched | None) -> Literal["bar", "lines", "off"]:
+    """Choose what to draw. Under a launcher stderr is a pipe: what counts is where the launcher's own goes."""
+    if config.progress != "auto":
+        return config.progress
+    if launched is None:
+        return "bar" if sys.stderr is not None and sys.stderr.isatty() else "lines"
+    return "bar" if any(terminal(process) for process in launchers(Process.current())) else "lines"

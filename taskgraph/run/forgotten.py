@@ -1,0 +1,64 @@
+"""Directories whose processes are all dead, keeper included.
+
+There are some only where everything was killed at once, by the kernel or a batch system, or where a whole host was
+lost of several on one machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from itertools import groupby
+from pathlib import Path
+
+from taskgraph.backends.processes import alive
+from taskgraph.run.hostdir import HostDir, machine, remove_private
+from taskgraph.run.records import read_process
+
+_YOUNG_S = 60.0
+_NAME = re.compile(r"(taskgraph-(\d+)-.+-[0-9a-zA-Z]{1,8}-)(\d+|etcd)")
+
+
+def remove_forgotten(base: Path) -> list[Path]:
+    """Remove the directories of runs of this user of which nothing lives any more, and return them.
+
+    Parameters
+    ----------
+    base
+        Where they lie. Another machine may see the same place: what it made is left alone.
+    """
+    ours = sorted(path for path in base.iterdir() if (m := _NAME.fullmatch(path.name)) and int(m[2]) == os.geteuid())
+    removed = []
+    for _, group in groupby(ours, key=lambda path: path.name.rpartition("-")[0]):
+        directories = list(group)
+        if not any(map(in_use, directories)):
+            for path in directories:
+                remove_private(path)
+                removed.append(path)
+    return removed
+
+
+def remove_dead_siblings(directory: HostDir) -> None:
+    """Remove the directories of those other hosts of the same run, on this machine, of which nothing lives any more."""
+    for path in directory.path.parent.glob(f"{directory.run_prefix}[0-9]*"):
+        if path != directory.path and not in_use(path):
+            remove_private(path)
+
+
+def in_use(path: Path) -> bool:
+    """Whether the owner of a directory, its keeper, or a rank that has not left is alive, or may be."""
+    owner = path / "owner"
+    with contextlib.suppress(OSError, IndexError):
+        if owner.read_text(encoding="utf-8").split("\n", 1)[1] != machine():
+            return True
+    processes = [
+        read_process(file) for file in (owner, path / "keeper", *path.glob("ranks/*")) if file.suffix != ".left"
+    ]
+    if any(process is not None and alive(process) for process in processes):
+        return True
+    try:
+        return time.time() - path.lstat().st_mtime < _YOUNG_S and not owner.exists()  # it may be in the making
+    except OSError:
+        return False

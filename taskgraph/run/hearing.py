@@ -1,0 +1,58 @@
+"""What changes in etcd mean to a unit: keys in, events of the lifecycle out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from taskgraph.backends.coordinator import Deleted, Event, Put, Reachable, Resync, Unreachable
+from taskgraph.ids import Host
+from taskgraph.plan import lifecycle
+from taskgraph.plan.ending import Ending
+
+_HOSTS = "hosts/"
+
+
+def hear(news: Event, run: str) -> Iterator[lifecycle.Event]:
+    """Say what a change means to a unit of `run`. Keys that mean nothing to it yield nothing."""
+    match news:
+        case Resync(entries):
+            yield _run_event(entries.get("run"), run)
+            if "status" in entries:
+                yield lifecycle.StatusSeen(ending_of(entries["status"]))
+        case Put("run", value):
+            yield _run_event(value, run)
+        case Deleted("run"):
+            yield lifecycle.RunIsAbsent()
+        case Put("status", value):
+            yield lifecycle.StatusSeen(ending_of(value))
+        case Unreachable(why):
+            yield lifecycle.EtcdAway(why)
+        case Reachable():
+            yield lifecycle.EtcdBack()
+
+
+def hosts_after(hosts: frozenset[Host] | None, news: Event) -> frozenset[Host] | None:
+    """Return the hosts that hold their lease, after a change. None: not known yet."""
+    match news:
+        case Resync(entries):
+            return frozenset(key.removeprefix(_HOSTS) for key in entries if key.startswith(_HOSTS))
+        case Put(key) if key.startswith(_HOSTS):
+            return (hosts or frozenset()) | {key.removeprefix(_HOSTS)}
+        case Deleted(key) if key.startswith(_HOSTS):
+            return (hosts or frozenset()) - {key.removeprefix(_HOSTS)}
+    return hosts
+
+
+def ending_of(value: bytes) -> Ending:
+    """Read the key ``status``; what cannot be read is a failure too."""
+    try:
+        return Ending.decode(value)
+    except ValueError as error:
+        return Ending(status=1, message=f"the job's status in etcd cannot be read: {error}")
+
+
+def _run_event(value: bytes | None, run: str) -> lifecycle.Event:
+    if value is None:
+        return lifecycle.RunIsAbsent()
+    found = value.decode(errors="replace")
+    return lifecycle.RunIsOurs() if found == run else lifecycle.RunIsAnothers(found)

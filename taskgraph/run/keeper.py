@@ -1,0 +1,270 @@
+"""The keeper of a host: ``python -m taskgraph.run.keeper DIRECTORY``, started by a rank, belonging to nobody.
+
+No Python thread gets to run while user code holds the GIL, and no rank can clean up after its own death; this small
+process can. It holds the host's lease, watches the ranks and their launcher, and when these are gone or the job is
+over it ends what is left and removes the files: last of all its own.
+
+Two threads. This one watches processes and never waits for etcd, so that nothing an etcd does or fails to do can keep
+it from cleaning up. The other is a `Sidecar`, as each rank has one. What the first finds out goes through the table of
+`taskgraph.plan.keeping`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
+from taskgraph.backends.processes import Process, Watch, alive, kill
+from taskgraph.backends.words import OVER, AbortWords
+from taskgraph.errors import TaskgraphError, UsageError
+from taskgraph.plan import keeping
+from taskgraph.plan.ending import Ending
+from taskgraph.plan.keeping import Do, Fact, Phase
+from taskgraph.plan.lifecycle import Unit
+from taskgraph.run.duties import HostLease
+from taskgraph.run.etcd_keeping import EtcdKeeping
+from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten
+from taskgraph.run.hostdir import HostDir, remove_private
+from taskgraph.run.records import lock, read_process, write_atomically, write_process
+from taskgraph.run.roster import Entry, read_roster
+from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.spec import KeeperSpec
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
+_RELEASE_S = 1.0
+_OPERATION_S = 2.0
+
+
+class Keeper:
+    """One keeper, from its start to its end.
+
+    Parameters
+    ----------
+    directory
+        Of its host.
+    spec
+        What it is to do.
+    clock
+        Seconds, never going back.
+    """
+
+    def __init__(self, directory: HostDir, spec: KeeperSpec) -> None:
+        self._directory = directory
+        self._spec = spec
+        self._words = AbortWords.open(directory.words)
+        self._watch = Watch()
+        self._bell = os.open(directory.bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watch.add_descriptor(self._bell)
+        self._etcd = None if spec.etcd == "none" else EtcdKeeping(directory.etcd_data())
+        self._sidecar: Sidecar | None = None
+        self._ending: Ending | None = None
+        self._phase = Phase.SERVING
+        self._since = time.monotonic()
+        self._grace_ends: float | None = None
+        self._roster: list[Entry] = []
+        self._files: set[LeftFile] = set()
+        for process in spec.launcher:
+            self._watch.add(process)
+
+    def run(self) -> None:
+        """Keep the host until nobody needs it, then clean up."""
+        if self._etcd is not None and self._spec.etcd == "serve":
+            self._serve_etcd(self._etcd)
+        with contextlib.suppress(OSError):
+            remove_forgotten(self._directory.path.parent)
+        while True:
+            self._look()
+            for fact in self._facts():
+                if self._take(fact) is Phase.LEAVING:
+                    return
+            self._watch.wait(self._patience_s())
+
+    # What it looks at.
+
+    def _look(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._bell, 4096):
+                pass
+        self._roster = read_roster(self._directory)
+        for entry in self._roster:
+            self._files.update(entry.files)
+            if entry.left:
+                self._watch.remove(entry.process)
+            else:
+                self._watch.add(entry.process)
+        if self._etcd is not None and (server := self._etcd.look()) is not None:
+            self._watch.add(server)
+        if self._sidecar is None and self._directory.etcd_access.exists():
+            self._join()
+
+    def _facts(self) -> Iterator[Fact]:
+        """Find out what is so; each is taken in before the next is looked for."""
+        if self._ending is not None:
+            yield keeping.verdict(self._ending)
+        if self._grace_ends is not None and time.monotonic() >= self._grace_ends:
+            yield Fact.GRACE_OVER
+        if self._launcher_gone():
+            yield Fact.LAUNCHER_GONE
+        if self._deserted():
+            yield Fact.RANKS_LEFT if all(entry.left for entry in self._roster) else Fact.RANKS_GONE
+        if not self._needed():
+            yield Fact.NOT_NEEDED
+        if self._patience_s(longest_s=1e9) <= 0:
+            yield Fact.PATIENCE_OVER
+
+    def _launcher_gone(self) -> bool:
+        return not all(map(alive, self._spec.launcher))
+
+    def _living(self) -> list[Process]:
+        return [entry.process for entry in self._roster if not entry.left and alive(entry.process)]
+
+    def _deserted(self) -> bool:
+        """Whether no rank is left and none will come."""
+        if self._living():
+            return False
+        if len(self._roster) >= self._spec.ranks:
+            return True
+        if self._spec.launcher:
+            return self._launcher_gone()
+        owner = read_process(self._directory.owner)
+        return owner is None or not alive(owner)
+
+    def _needed(self) -> bool:
+        """Whether others depend on this keeper, or it has to see something go first."""
+        if self._etcd is not None and self._etcd.holds and self._sidecar is not None:
+            others = (self._sidecar.hosts or frozenset()) - {self._spec.host}
+            if others:
+                return True
+        all_left = all(entry.left for entry in self._roster)
+        return not all_left and bool(self._spec.launcher) and not self._launcher_gone()
+
+    def _patience_s(self, longest_s: float = _LOOK_S) -> float:
+        """Return how long to wait for something to happen, in seconds."""
+        now = time.monotonic()
+        holds = self._etcd is not None and self._etcd.holds
+        left_s = self._since + keeping.patience_s(self._phase, holds) - now
+        if self._grace_ends is not None and self._phase is Phase.ENDING:
+            left_s = min(left_s, self._grace_ends - now)
+        return min(left_s, longest_s)
+
+    # What it does.
+
+    def _take(self, fact: Fact) -> Phase:
+        after, orders = keeping.step(self._phase, fact)
+        if after is not self._phase:
+            log.info("%s -> %s: %s", self._phase.name, after.name, fact.name)
+            self._phase, self._since = after, time.monotonic()
+        for order in orders:
+            self._obey(order)
+        if fact is Fact.LAUNCHER_GONE:
+            self._kill_ranks()  # also those that were added meanwhile
+        return after
+
+    def _obey(self, order: Do) -> None:
+        match order:
+            case Do.SET_WORDS:
+                self._words.set_all(OVER)
+            case Do.START_GRACE:
+                self._grace_ends = time.monotonic() + self._spec.abort_grace_s
+            case Do.KILL_RANKS:
+                self._kill_ranks()
+            case Do.REPORT_LAUNCHER:
+                self._report_launcher()
+            case Do.CLEAN_UP:
+                self._clean_up()
+
+    def _report_launcher(self) -> None:
+        if self._sidecar is not None:
+            gone = ", ".join(str(process) for process in self._spec.launcher if not alive(process))
+            self._sidecar.ask_end(Ending(status=1, message=f"the launcher on host {self._spec.host} is gone ({gone})"))
+
+    def _kill_ranks(self) -> None:
+        for process in self._living():
+            self._files.update(mpi_files({}, mapped_files(process)))
+            if kill(process, signal.SIGKILL):
+                log.warning("killed a rank of this host: %s", process)
+
+    def _serve_etcd(self, etcd: EtcdKeeping) -> None:
+        """Start etcd, or go on with it, and say how it is reached; or say why not."""
+        try:
+            endpoint = etcd.begin()
+            write_atomically(self._directory.etcd_access, EtcdAccess(endpoints=(endpoint,)).encode())
+        except TaskgraphError as error:
+            log.error("the job's etcd does not start: %s", error)
+            write_atomically(self._directory.problem, str(error))
+
+    def _join(self) -> None:
+        """Begin to talk to etcd, in a thread."""
+        from taskgraph.backends.etcd import EtcdCoordinator  # gRPC takes longer to import than an etcd to start
+
+        access = EtcdAccess.decode(self._directory.etcd_access.read_text(encoding="utf-8"))
+        coordinator = EtcdCoordinator(access.within(_OPERATION_S), self._spec.job, self._spec.run)
+        unit = Unit(run=self._spec.run, host=self._spec.host)
+        lease = HostLease(self._spec.host, Process.current(), self._spec.lease_s)
+        self._sidecar = Sidecar(coordinator, unit, on_end=self._over, words=self._words, duties=[lease])
+        self._sidecar.start()
+
+    def _over(self, ending: Ending) -> None:
+        """Take the end of the job from the sidecar's thread."""
+        self._ending = ending
+        self._watch.wake()
+
+    def _clean_up(self) -> None:
+        """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
+        launcher_gone = bool(self._spec.launcher) and self._launcher_gone()
+        if self._sidecar is not None:
+            self._sidecar.close(_RELEASE_S)  # ends the lease
+        if self._etcd is not None:
+            self._etcd.end()
+        if launcher_gone:
+            for file in self._files:
+                _remove(file)
+        remove_dead_siblings(self._directory)
+        self._directory.remove()
+
+
+def _remove(file: LeftFile) -> None:
+    """Remove what a killed launcher left, unless it is gone or another by now."""
+    if not file.still_there():
+        return
+    log.info("removing %s", file.path)
+    if os.path.isdir(file.path):
+        remove_private(Path(file.path))
+    else:
+        with contextlib.suppress(OSError):
+            os.unlink(file.path)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Be the keeper of the directory that is named, unless there is one."""
+    # Batch systems send these to every process of a job that ends. The keeper ends with the job, and not before.
+    for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
+        signal.signal(ignored, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s")
+    try:
+        directory = HostDir.open(arguments[0])
+        held = lock(directory.keeper_lock)
+        if held is None:
+            log.info("there is a keeper already")
+            return 0
+        write_process(directory.keeper, Process.current())
+        spec = KeeperSpec.decode(directory.spec.read_text(encoding="utf-8"))
+    except (UsageError, FileNotFoundError) as error:
+        log.info("the host has been given up: %s", error)
+        return 0
+    Keeper(directory, spec).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,21 @@
+"""Who is told how the job goes: injected from above, since what a person sees is not the business of this layer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from taskgraph.ids import Epoch
+from taskgraph.plan.ending import Ending
+
+
+class Observer(Protocol):
+    """Told by the root rank of its progress, and by the one rank that speaks for the job of its failure."""
+
+    def progress(self, epochs: Epoch) -> None:
+        """So many epochs are finished. Called after each, so it has to be quick."""
+
+    def failed(self, ending: Ending) -> None:
+        """The job has failed. Called once in the job."""
+
+    def close(self) -> None:
+        """The job is over on this rank."""

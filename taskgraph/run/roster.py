@@ -1,0 +1,79 @@
+"""Which ranks of a host there are: one small file for each, written by the rank, read by the keeper.
+
+A rank that leaves in order says so, and is then nobody's to kill: its process belongs to the user again. One that just
+disappears has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from taskgraph.backends.launcher import LeftFile
+from taskgraph.backends.processes import Process
+from taskgraph.errors import UsageError
+from taskgraph.run.hostdir import HostDir
+from taskgraph.run.records import read_process, write_process
+
+_LEFT = ".left"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One rank of the host.
+
+    Attributes
+    ----------
+    index
+        Its position among the ranks of the host.
+    process
+        What runs it.
+    files
+        What MPI made for it, to be removed if its launcher dies without doing so.
+    left
+        Whether it has left in order.
+    """
+
+    index: int
+    process: Process
+    files: tuple[LeftFile, ...]
+    left: bool
+
+
+def add_rank(directory: HostDir, index: int, process: Process, files: Sequence[LeftFile] = ()) -> None:
+    """Tell the keeper of a rank; it need not run yet.
+
+    Raises
+    ------
+    UsageError
+        The directory is gone: the job was ended while this rank was starting.
+    """
+    try:
+        write_process(directory.ranks / str(index), process, json.dumps([list(file) for file in files]))
+    except FileNotFoundError:
+        raise UsageError(f"the job was ended while it was starting: {directory.path} is gone") from None
+    directory.ring()
+
+
+def leave(directory: HostDir, index: int) -> None:
+    """Tell the keeper that a rank leaves in order. Idempotent, and without a directory nothing."""
+    try:
+        os.rename(directory.ranks / str(index), directory.ranks / f"{index}{_LEFT}")
+    except FileNotFoundError:
+        return
+    directory.ring()
+
+
+def read_roster(directory: HostDir) -> list[Entry]:
+    """Return all ranks that were added so far, those that left included."""
+    entries = []
+    for path in sorted(directory.ranks.iterdir()):
+        index = path.name.removesuffix(_LEFT)
+        process = read_process(path) if index.isdigit() else None
+        if process is None:
+            continue  # a draft, or renamed this moment: the bell rings once more for it
+        files = tuple(LeftFile(*fields) for fields in json.loads(path.read_text(encoding="utf-8").split("\n", 1)[1]))
+        entries.append(Entry(int(index), process, files, path.name.endswith(_LEFT)))
+    return entries

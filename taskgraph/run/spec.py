@@ -1,0 +1,55 @@
+"""What the keeper of a host is to do, as a value that goes through a file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from taskgraph.backends.processes import Process
+from taskgraph.ids import Host
+
+EtcdPart = Literal["none", "serve", "stand by"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeeperSpec:
+    """The task of one keeper.
+
+    Attributes
+    ----------
+    job, run
+        Name of the job, and random identity of its run.
+    host
+        The host it keeps.
+    ranks
+        Number of ranks of that host.
+    lease_s
+        Seconds of silence after which the host is dead.
+    abort_grace_s
+        Seconds from the failure of the job to the kill of the ranks that have not noticed.
+    launcher
+        The processes that launched the ranks, on this machine. When one of them is gone the job is.
+    etcd
+        ``"serve"``: start the etcd that the job brings, and say in the host's directory how it is reached. ``"stand
+        by"``: go on with it if its keeper is lost; for other hosts on the same machine.
+    """
+
+    job: str
+    run: str
+    host: Host
+    ranks: int
+    lease_s: float
+    abort_grace_s: float
+    launcher: tuple[Process, ...] = ()
+    etcd: EtcdPart = "none"
+
+    def encode(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> KeeperSpec:
+        """Read what `encode` wrote."""
+        fields = json.loads(text)
+        return cls(**{**fields, "launcher": tuple(Process(*process) for process in fields["launcher"])})

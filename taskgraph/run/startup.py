@@ -1,0 +1,243 @@
+"""From N processes to N ranks that know each other: who is where, what the job is, and that all agree on it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeVar
+
+from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.launcher import launchers, mpi_files
+from taskgraph.backends.processes import Process
+from taskgraph.backends.words import AbortWords
+from taskgraph.config import Config
+from taskgraph.errors import TaskgraphError, UsageError
+from taskgraph.ids import Host, Rank
+from taskgraph.plan.layout import Layout, assign
+from taskgraph.run.guard import start_keeper, tell_etcd, wait_for_etcd
+from taskgraph.run.hostdir import HostDir, machine
+from taskgraph.run.roster import add_rank
+from taskgraph.run.spec import KeeperSpec
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ROOT: Rank = 0
+_SECRET = ("etcd_password",)
+
+
+class StartFailed(TaskgraphError):
+    """A step of the start failed on some rank; raised on all of them.
+
+    Attributes
+    ----------
+    rank
+        The first on which it failed.
+    """
+
+    def __init__(self, message: str, rank: Rank) -> None:
+        super().__init__(message)
+        self.rank = rank
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where this rank is, among all.
+
+    Attributes
+    ----------
+    run
+        Random identity of the run, the same on every rank.
+    hosts
+        The host of each rank, by rank.
+    machines
+        The machine of each rank, by rank: several hosts may share one (`Config.ranks_per_host`).
+    """
+
+    rank: Rank
+    run: str
+    hosts: tuple[Host, ...]
+    machines: tuple[str, ...]
+
+    @property
+    def host(self) -> Host:
+        """The host of this rank."""
+        return self.hosts[self.rank]
+
+    @property
+    def host_index(self) -> int:
+        """The place of this host among all, in the order of their first ranks."""
+        return list(dict.fromkeys(self.hosts)).index(self.host)
+
+    @property
+    def local(self) -> tuple[Rank, ...]:
+        """The ranks of this host."""
+        return tuple(rank for rank, host in enumerate(self.hosts) if host == self.host)
+
+    @property
+    def ranks_here(self) -> int:
+        """Number of ranks on this machine."""
+        return self.machines.count(self.machines[self.rank])
+
+
+def together(communicator: Intracomm, step: Callable[[], T]) -> T:
+    """Do one step of the start on every rank; where it fails on any, raise on all.
+
+    Raises
+    ------
+    StartFailed
+    """
+    failed: str | None = None
+    try:
+        result = step()
+    except TaskgraphError as error:
+        failed = str(error)
+    for rank, message in enumerate(communicator.allgather(failed)):
+        if message is not None:
+            raise StartFailed(message, rank)
+    return result
+
+
+def meet(communicator: Intracomm, config: Config) -> Site:
+    """Find out where every rank is, and that all were given the same options.
+
+    Raises
+    ------
+    StartFailed
+        They were not: the message names the option and the values.
+    """
+    rank = communicator.rank
+    mine = (socket.gethostname(), machine(), _options(config))
+    all_of_them = communicator.allgather(mine)
+    run: str = communicator.bcast(secrets.token_hex(8) if rank == ROOT else None, root=ROOT)
+
+    def compare() -> Site:
+        for other, (_, _, options) in enumerate(all_of_them):
+            _compare(all_of_them[ROOT][2], options, other)
+        machines = tuple(where for _, where, _ in all_of_them)
+        return Site(rank, run, _hosts(config, [name for name, _, _ in all_of_them]), machines)
+
+    return together(communicator, compare)
+
+
+def _options(config: Config) -> dict[str, str]:
+    """Return every option as text; of a secret one only a digest."""
+    values = {field.name: repr(getattr(config, field.name)) for field in fields(config)}
+    for option in _SECRET:
+        values[option] = hashlib.sha256(values[option].encode()).hexdigest()[:8]
+    return values
+
+
+def _compare(root: dict[str, str], other: dict[str, str], rank: Rank) -> None:
+    for option, value in root.items():
+        if other[option] != value:
+            raise UsageError(
+                f"{option}={value} on rank {ROOT}, but {option}={other[option]} on rank {rank}: "
+                "every rank has to run the same program with the same options"
+            )
+
+
+def _hosts(config: Config, names: list[str]) -> tuple[Host, ...]:
+    if config.ranks_per_host is None:
+        return tuple(names)
+    return tuple(f"{name}.{rank // config.ranks_per_host}" for rank, name in enumerate(names))
+
+
+def lay_out(config: Config, site: Site) -> Layout:
+    """Assign the tasks; say so, once, where there are fewer copies than were asked for."""
+    layout = assign(config.num_tasks, site.hosts, config.backups, config.placement)
+    if site.rank == ROOT:
+        warn_of_few_copies(config, layout)
+    return layout
+
+
+def warn_of_few_copies(config: Config, layout: Layout) -> None:
+    """Warn where there are not enough ranks for the backups that were asked for."""
+    fewest = layout.fewest_backups()
+    if fewest < config.backups:
+        log.warning(
+            "backups=%d were asked for, but there are ranks for %d of some task: %d %s of it",
+            config.backups,
+            fewest,
+            fewest + 1,
+            "copies" if fewest else "copy",
+        )
+
+
+def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[HostDir, AbortWords]:
+    """Make the directory of each host and start its keeper; add this rank to it.
+
+    Raises
+    ------
+    StartFailed
+    """
+    first = site.local[0]
+
+    def make() -> str | None:
+        if site.rank != first:
+            return None
+        directory = HostDir.create(config.name, site.run, site.host_index)
+        AbortWords.create(directory.words, len(site.local)).close()
+        start_keeper(directory, _spec(config, site))
+        return os.fspath(directory.path)
+
+    made = together(communicator, make)
+    path = communicator.allgather(made)[first]
+
+    def join() -> tuple[HostDir, AbortWords]:
+        directory = HostDir.open(path)
+        add_rank(directory, site.local.index(site.rank), Process.current(), mpi_files(os.environ))
+        return directory, AbortWords.open(directory.words)
+
+    return together(communicator, join)
+
+
+def _spec(config: Config, site: Site) -> KeeperSpec:
+    with_root = site.machines[site.rank] == site.machines[ROOT]
+    own_etcd = not config.etcd and with_root
+    return KeeperSpec(
+        job=config.name,
+        run=site.run,
+        host=site.host,
+        ranks=len(site.local),
+        lease_s=config.lease_s,
+        abort_grace_s=config.abort_grace_s,
+        launcher=launchers(Process.current()),
+        etcd="none" if not own_etcd else "serve" if site.host == site.hosts[ROOT] else "stand by",
+    )
+
+
+def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: HostDir) -> EtcdAccess:
+    """Return how etcd is reached: the user's, or the one that the root's keeper starts.
+
+    Raises
+    ------
+    StartFailed
+    """
+
+    def find() -> EtcdAccess | None:
+        if not config.etcd and len(set(site.machines)) > 1:
+            raise UsageError(
+                f"the ranks are on {len(set(site.machines))} machines, and the job's own etcd can be reached on its own "
+                "machine only: name the endpoints of an etcd in Job(etcd=...) or TASKGRAPH_ETCD"
+            )
+        if site.rank != ROOT:
+            return None
+        if config.etcd:
+            return EtcdAccess.of_config(config)
+        return wait_for_etcd(directory, config.etcd_timeout_s)
+
+    found = together(communicator, find)
+    access: EtcdAccess = communicator.bcast(found, root=ROOT)
+    if site.rank == site.local[0] and (config.etcd or site.host != site.hosts[ROOT]):
+        tell_etcd(directory, access)
+    return access

@@ -1,0 +1,80 @@
+"""Run a job with several ranks inside one process: for tests, and for a debugger."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from taskgraph.errors import EpochAborted, UsageError
+from taskgraph.ids import Epoch, Rank, TaskId
+from taskgraph.plan.layout import assign
+from taskgraph.program.graph import TaskGraph, check
+from taskgraph.run.worker import Worker
+from taskgraph.testing.loopback import Loopback, LoopbackTransport
+
+if TYPE_CHECKING:
+    from taskgraph.job import Job
+
+
+def run(job: Job, ranks: int = 1) -> int:
+    """Run a job, each rank a thread of this process, without MPI and without etcd.
+
+    Parameters
+    ----------
+    job
+        Configured as for `Job.start`. Its tasks run at the same time in several threads, so what they share in the
+        program must bear that.
+    ranks
+        Number of ranks, at least 1.
+
+    Returns
+    -------
+    int
+        The status of the job.
+
+    Raises
+    ------
+    Exception
+        The first that user code raised on any rank, as it is.
+    """
+    if ranks < 1:
+        raise UsageError(f"ranks={ranks} is out of bounds: at least 1")
+    program = job.program()
+    layout = assign(program.config.num_tasks, ["here"] * ranks, program.config.backups, program.config.placement)
+    network = Loopback(ranks)
+    results: dict[Rank, int] = {}
+    errors: list[BaseException] = []
+
+    def check_now(graph: Mapping[TaskId, TaskGraph], epoch: Epoch) -> None:
+        check(graph, epoch)
+
+    def run_rank(rank: Rank) -> None:
+        worker = Worker(
+            program,
+            rank,
+            range(ranks),
+            layout,
+            lambda epoch, codec, on_control: LoopbackTransport(network, rank, epoch, codec, on_control),
+            check_now,
+            lambda finished: None,
+        )
+        try:
+            results[rank] = worker.run()
+        except EpochAborted:
+            pass
+        except BaseException as error:
+            errors.append(error)
+            network.abort()
+        finally:
+            worker.close()
+
+    threads = [threading.Thread(target=run_rank, args=(rank,), name=f"rank-{rank}") for rank in range(1, ranks)]
+    for thread in threads:
+        thread.start()
+    run_rank(0)
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -1,0 +1,245 @@
+"""What a person sees: progress that never holds the job up, and one clear word for a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from taskgraph.plan.ending import Ending
+from taskgraph.report import Progress, failure
+from taskgraph.report.pace import Pace
+from taskgraph.report.progress import BAR_EVERY_S, LINE_EVERY_S
+
+
+class Clock:
+    """Time that passes only when told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def stream():
+    return io.StringIO()
+
+
+@pytest.fixture
+def pipe():
+    """Make a pipe as a launcher holds one: the reading end, and the writing end as a text stream."""
+    reader, writer = os.pipe()
+    with (
+        contextlib.suppress(BrokenPipeError),  # what is left in the sink is of no interest
+        open(writer, "w", buffering=1) as sink,
+        open(reader, "rb", buffering=0) as source,
+    ):
+        yield source, sink
+
+
+def last_line(stream):
+    return stream.getvalue().split("\r")[-1]
+
+
+def test_the_bar_says_the_name_how_far_the_job_is_and_how_fast(clock, stream):
+    progress = Progress("bar", name="digits", stream=stream, clock=clock)
+    progress.update(10, 200)
+    clock.now += 2
+    progress.update(60, 200)
+    assert all(word in last_line(stream) for word in ("digits", "60/200", "25.0 epochs/s"))
+
+
+def test_the_bar_stays_in_one_line_whatever_happens(clock, stream):
+    progress = Progress("bar", name="a name with [brackets]", stream=stream, clock=clock)
+    for epoch in range(50):
+        clock.now += 1
+        progress.update(epoch, 50)
+    assert "\n" not in stream.getvalue()
+    assert "[brackets]" in last_line(stream)
+
+
+def test_the_bar_hides_no_cursor_that_a_killed_rank_would_leave_hidden(clock, stream):
+    progress = Progress("bar", stream=stream, clock=clock)
+    progress.update(1, 2)
+    assert "\x1b[?25l" not in stream.getvalue()
+
+
+def test_the_bar_is_drawn_ten_times_a_second_however_often_it_is_fed(clock, stream):
+    progress = Progress("bar", stream=stream, clock=clock)
+    for epoch in range(1000):
+        progress.update(epoch, 1000)
+    assert stream.getvalue().count("\r") == 1
+    clock.now += BAR_EVERY_S
+    progress.update(1000, 1000)
+    assert stream.getvalue().count("\r") == 2
+
+
+def test_closing_draws_the_last_epoch_and_ends_the_line(clock, stream):
+    progress = Progress("bar", stream=stream, clock=clock)
+    for epoch in range(1, 101):
+        progress.update(epoch, 100)
+    progress.close()
+    assert "100/100" in last_line(stream)
+    assert stream.getvalue().endswith("\n")
+
+
+def test_a_bar_works_without_a_known_end(clock, stream):
+    progress = Progress("bar", stream=stream, clock=clock)
+    progress.update(7)
+    assert "7/?" in last_line(stream)
+
+
+def test_lines_come_every_ten_seconds_and_not_before(clock, stream):
+    progress = Progress("lines", stream=stream, clock=clock)
+    for second in range(26):
+        progress.update(1000 + second * 40, 5000)
+        clock.now += 1
+    progress.close()
+    assert stream.getvalue().splitlines() == ["epoch 1400 of 5000", "epoch 1800 of 5000, 40.0 epochs/s"]
+
+
+def test_a_line_names_the_job_and_leaves_out_what_nobody_knows(clock, stream):
+    progress = Progress("lines", name="heat", stream=stream, clock=clock)
+    clock.now += LINE_EVERY_S
+    progress.update(12)
+    assert stream.getvalue() == "heat: epoch 12\n"
+
+
+@pytest.mark.parametrize("mode", ["lines", "off"])
+def test_a_short_job_without_a_terminal_writes_nothing(mode, stream):
+    progress = Progress(mode, stream=stream)
+    for epoch in range(100):
+        progress.update(epoch, 100)
+    progress.close()
+    assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("mode", ["bar", "lines", "off"])
+def test_nothing_is_written_by_a_job_that_never_began_nor_after_the_end(mode, clock, stream):
+    progress = Progress(mode, stream=stream, clock=clock)
+    progress.close()
+    clock.now += LINE_EVERY_S
+    progress.update(1, 2)
+    progress.close()
+    assert stream.getvalue() == ""
+
+
+def test_a_stream_that_fails_ends_the_progress_and_not_the_job(clock, pipe):
+    source, sink = pipe
+    source.close()
+    progress = Progress("bar", stream=sink, clock=clock)
+    for epoch in range(3):
+        clock.now += 1
+        progress.update(epoch, 3)
+    progress.close()
+
+
+def test_a_closed_stream_ends_the_progress_and_not_the_job(clock, stream):
+    progress = Progress("bar", stream=stream, clock=clock)
+    stream.close()
+    progress.update(1, 3)
+    progress.close()
+
+
+def test_a_pipe_that_nobody_empties_is_not_waited_for(clock, pipe):
+    _, sink = pipe
+    fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 4096)
+    progress = Progress("bar", stream=sink, clock=clock)
+
+    def feed():
+        for epoch in range(200):  # far more than the pipe holds
+            clock.now += 1
+            progress.update(epoch, 200)
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    feeder.join(timeout=30)
+    assert not feeder.is_alive()
+
+
+def test_threads_may_feed_it_together(stream):
+    progress = Progress("bar", stream=stream)
+
+    def feed():
+        for epoch in range(501):
+            progress.update(epoch, 500)
+
+    feeders = [threading.Thread(target=feed) for _ in range(4)]
+    for feeder in feeders:
+        feeder.start()
+    for feeder in feeders:
+        feeder.join(timeout=30)
+    progress.close()
+    assert "500/500" in last_line(stream)
+
+
+def test_rich_is_imported_only_when_a_bar_is_drawn():
+    code = "import sys; from taskgraph.report import Progress; Progress('lines').close(); print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_pace_is_that_of_the_last_seconds_not_of_the_whole_job():
+    pace = Pace()
+    for second in range(60):
+        pace.note(second, second)
+    for second in range(60, 91):
+        pace.note(second, 60 + (second - 60) * 5)
+    assert str(pace) == "5.0 epochs/s"
+
+
+def test_pace_of_slow_epochs_is_in_seconds_an_epoch():
+    pace = Pace()
+    pace.note(0, 0)
+    pace.note(50, 4)
+    assert str(pace) == "12.5 s an epoch"
+
+
+def test_pace_is_silent_when_nothing_moves_and_starts_anew_when_the_job_resumed_from_before():
+    pace = Pace()
+    pace.note(0, 100)
+    pace.note(5, 100)
+    assert str(pace) == ""
+    pace.note(6, 90)
+    assert str(pace) == ""
+    pace.note(8, 110)
+    assert str(pace) == "10.0 epochs/s"
+
+
+def test_a_failure_is_its_traceback_and_then_one_line_that_says_where():
+    ending = Ending(
+        status=1,
+        message="ValueError: boom",
+        details="Traceback (most recent call last):\n  ...\nValueError: boom\n",
+        rank=2,
+        task=5,
+        epoch=17,
+        channel="5 -> 1 'grad'",
+    )
+    *traceback, last = failure(ending).splitlines()
+    assert traceback == ending.details.splitlines()
+    assert last == "taskgraph: rank 2, task 5, epoch 17, channel 5 -> 1 'grad': ValueError: boom (status 1)"
+
+
+def test_a_failure_stays_one_line_though_the_message_has_several():
+    assert failure(Ending(status=3, message="one\n  two", task=1)) == "taskgraph: task 1: one two (status 3)"
+
+
+def test_a_failure_that_nobody_explained_still_gives_its_status():
+    assert failure(Ending(status=4)) == "taskgraph: the job ended (status 4)"
+
+
+def test_a_job_that_ends_well_has_nothing_to_say():
+    assert failure(Ending(status=0)) == ""
