@@ -14,8 +14,8 @@ from taskgraph.program.task import Task
 from taskgraph.program.topology import Linkage, Topology
 from taskgraph.report import Reporter
 from taskgraph.run.alone import run_alone
-from taskgraph.run.replicas import Program
 from taskgraph.run.rank import run_rank
+from taskgraph.run.replicas import Program
 
 
 class TaskBuilder(Protocol):

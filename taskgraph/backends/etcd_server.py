@@ -205,6 +205,7 @@ def _spawn(
     """Start the process; return it with the place in the log where its words begin."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
     with open(_log_of(directory), "ab", opener=_private) as output, _on_every_core():
+        words_from = output.tell()
         child = subprocess.Popen(
             [program, *_flags(directory, port), *flags],
             stdin=subprocess.DEVNULL,
@@ -215,7 +216,7 @@ def _spawn(
             start_new_session=True,
             preexec_fn=partial(_end_with_parent, ctypes.CDLL(None), os.getpid()) if ends_with_parent else None,
         )
-        return child, output.tell()
+        return child, words_from
 
 
 def _flags(directory: Path, port: int) -> list[str]:

@@ -14,7 +14,6 @@ from taskgraph.program.graph import Ends, TaskGraph
 from taskgraph.program.processor import Compute, HasCompute, Processor, compute_of
 from taskgraph.program.topology import Linkage, Static
 
-
 _ROOM = 1024
 """Channel ends that a task keeps beside four times those that it composed."""
 
@@ -28,7 +27,9 @@ class EndMaker(Protocol):
     def outbound(self, channel: ChannelId) -> OutboundChannel:
         """Return the sending end of a channel."""
 
-    def processor(self, task: TaskId, index: int, compute: Compute, ins: tuple[Any, ...], outs: tuple[Any, ...]) -> Processor:
+    def processor(
+        self, task: TaskId, index: int, compute: Compute, ins: tuple[Any, ...], outs: tuple[Any, ...]
+    ) -> Processor:
         """Return a processor."""
 
 
@@ -90,7 +91,7 @@ class Context:
         """
         try:
             known = self._inbound.get((task, tag))
-        except TypeError:       # a list of tasks
+        except TypeError:  # a list of tasks
             known = None
         if known is None:
             known = self._make(self._inbound, "inbound", task, tag)
@@ -111,7 +112,7 @@ class Context:
         """
         try:
             known = self._outbound.get((task, tag))
-        except TypeError:       # a list of tasks
+        except TypeError:  # a list of tasks
             known = None
         if known is None:
             known = self._make(self._outbound, "outbound", task, tag)
@@ -140,7 +141,9 @@ class Context:
             A channel that another processor of this epoch has already.
         """
         if not self._composing:
-            raise UsageError("compose was called outside set_epoch: the graph of an epoch is fixed when set_epoch returns")
+            raise UsageError(
+                "compose was called outside set_epoch: the graph of an epoch is fixed when set_epoch returns"
+            )
         ins_ = tuple(ins) if type(ins) is list or type(ins) is tuple else _several(ins)
         outs_ = tuple(outs) if type(outs) is list or type(outs) is tuple else _several(outs)
         at = self._count
@@ -177,7 +180,7 @@ class Context:
         self._changed = False
         self._composing = True
         if len(self._ends) > self._room:
-            self._ends.clear()      # tags that change every epoch would pile up
+            self._ends.clear()  # tags that change every epoch would pile up
         if self._varying:
             self._neighbors = {name: ids for name, ids in self._neighbors.items() if name not in self._varying}
 
@@ -209,7 +212,9 @@ class Context:
     def _ask(self, linkage: str) -> tuple[TaskId, ...]:
         if linkage not in self._linkages:
             known = ", ".join(map(repr, self._linkages)) or "none: call add_topology or add_linkage before start"
-            raise UsageError(f"linkage {linkage!r} is unknown to task {self._task}, epoch {self.epoch}; known are {known}")
+            raise UsageError(
+                f"linkage {linkage!r} is unknown to task {self._task}, epoch {self.epoch}; known are {known}"
+            )
         found = self._linkages[linkage](self._task, self._num_tasks, self.epoch)
         if not isinstance(found, Iterable):
             raise UsageError(f"linkage {linkage!r} returned {found!r} for task {self._task}: it has to return task ids")
@@ -253,7 +258,9 @@ class Context:
     def _check_once(self) -> None:
         seen: dict[tuple[bool, ChannelId], int] = {}
         for processor in self._processors:
-            ends = [(True, channel.id) for channel in processor.ins] + [(False, channel.id) for channel in processor.outs]
+            ends = [(True, channel.id) for channel in processor.ins] + [
+                (False, channel.id) for channel in processor.outs
+            ]
             for end in ends:
                 if end in seen:
                     raise GraphError(

@@ -109,7 +109,9 @@ class Framework:
         if not isinstance(name, str) or not name:
             raise UsageError(f"protect: name={name!r} is not a name: give a non-empty str")
         if not self._open:
-            raise UsageError(f"protect({name!r}) was called after init: state is declared in init, so that a backup has it")
+            raise UsageError(
+                f"protect({name!r}) was called after init: state is declared in init, so that a backup has it"
+            )
         if name in self._state:
             raise UsageError(f"protect({name!r}) was called twice by task {self.task_id}: each name is protected once")
 

@@ -109,7 +109,12 @@ def _cycle(
         channel = carried.get((here, after))
         first = first or channel
         by = f"channel {channel}" if channel is not None else "the order composed"
-        steps.append(f"processor {here[1]} of task {here[0]} comes before processor {after[1]} of task {after[0]} by {by}")
+        steps.append(
+            f"processor {here[1]} of task {here[0]} comes before processor {after[1]} of task {after[0]} by {by}"
+        )
     return GraphError(
-        f"the processors wait for each other in a cycle: {'; '.join(steps)}", task=cycle[0][0], epoch=epoch, channel=first
+        f"the processors wait for each other in a cycle: {'; '.join(steps)}",
+        task=cycle[0][0],
+        epoch=epoch,
+        channel=first,
     )

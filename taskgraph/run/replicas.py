@@ -54,9 +54,7 @@ def make_replica(
     config = program.config
     task = program.build(task_id)
     if not isinstance(task, Task):
-        raise UsageError(
-            f"the task builder returned {task!r} for task {task_id}: it has to return a taskgraph.Task"
-        )
+        raise UsageError(f"the task builder returned {task!r} for task {task_id}: it has to return a taskgraph.Task")
     framework = Framework(task_id, config.num_tasks, is_primary, shutdown)
     context = Context(task_id, config.num_tasks, program.linkages, config.seed, shutdown, maker)
     task.init(framework)
