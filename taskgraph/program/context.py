@@ -179,8 +179,9 @@ class Context:
         self._count = 0
         self._changed = False
         self._composing = True
-        if len(self._ends) > self._room:
-            self._ends.clear()  # tags that change every epoch would pile up
+        if len(self._inbound) + len(self._outbound) > self._room:  # tags that change every epoch would pile up
+            self._inbound.clear()
+            self._outbound.clear()
         if self._varying:
             self._neighbors = {name: ids for name, ids in self._neighbors.items() if name not in self._varying}
 
@@ -233,13 +234,14 @@ class Context:
 
     def _make(self, known: dict[Any, Any], call: str, task: Any, tag: Tag) -> Any:
         """Return the end for a task, or a tuple of ends for several; each is made once."""
+        tag = checked_tag(tag)
         if isinstance(task, Iterable):
             tasks = tuple(task)
             ends = tuple(known.get((one, tag)) or self._make(known, call, one, tag) for one in tasks)
             known[tasks, tag] = ends
             return ends
         other = self._task_id(task, call)
-        if (other, checked_tag(tag)) not in known:
+        if (other, tag) not in known:
             channel = ChannelId(other, self._task, tag) if call == "inbound" else ChannelId(self._task, other, tag)
             known[other, tag] = getattr(self._maker, call)(channel)
         return known[other, tag]
@@ -258,10 +260,7 @@ class Context:
     def _check_once(self) -> None:
         seen: dict[tuple[bool, ChannelId], int] = {}
         for processor in self._processors:
-            ends = [(True, channel.id) for channel in processor.ins] + [
-                (False, channel.id) for channel in processor.outs
-            ]
-            for end in ends:
+            for end in (*((True, c.id) for c in processor.ins), *((False, c.id) for c in processor.outs)):
                 if end in seen:
                     raise GraphError(
                         f"channel {end[1]} was composed twice, by processors {seen[end]} and {processor.index} of task "

@@ -1,4 +1,4 @@
-"""The graph that all tasks composed together: does it fit, and can it run?
+"""The graph that all tasks composed together, and whether it fits and can run.
 
 What a task composed is a `TaskGraph`, a plain value. `check` looks at all of them at once: every in channel has its
 out channel and the reverse, and no cycle of values and order keeps processors waiting for each other.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from taskgraph.errors import GraphError
@@ -105,7 +106,7 @@ def _cycle(
     carried = {(sender, receivers[channel]): channel for channel, sender in senders.items()}
     steps = []
     first: ChannelId | None = None
-    for here, after in zip(cycle, cycle[1:], strict=False):
+    for here, after in pairwise(cycle):
         channel = carried.get((here, after))
         first = first or channel
         by = f"channel {channel}" if channel is not None else "the order composed"

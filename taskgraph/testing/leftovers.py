@@ -2,7 +2,8 @@
 
 Every process of a job inherits the variable `MARKER` with a value of the job's own. A process that dropped the variable
 is found by its session or its parents. Files in ``/dev/shm`` carry no such mark: those count that appeared after the
-job began and that no process of another job has open.
+job began and that no process of another job has open or names on its command line. While another job runs nothing counts
+there, for it may be its.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def shared_files() -> frozenset[str]:
 
 
 def abandoned(marker: str, before: frozenset[str]) -> list[str]:
-    """Return names in ``/dev/shm`` that are new, this user's, and in use by no process of anybody else's."""
+    """Return names in ``/dev/shm`` that are new, this user's, and of nobody else that lives."""
     new = []
     for name in sorted(shared_files() - before):
         with suppress(FileNotFoundError):
@@ -99,8 +100,17 @@ def abandoned(marker: str, before: frozenset[str]) -> list[str]:
     if not new:
         return []
     ours = {one.pid for one in processes(marker)}
-    used = {path for one in _everyone() if one.pid not in ours for path in _open_files(one.pid)}
-    return [name for name in new if not any(_lies_in(SHARED / name, path) for path in used)]
+    others = [one for one in _everyone() if one.pid not in ours]
+    if any(one.rank is not None for one in others):
+        return []
+    used = {path for one in others for path in _open_files(one.pid)}
+    commands = [one.command for one in others]
+    return [
+        name
+        for name in new
+        if not any(_lies_in(SHARED / name, path) for path in used)
+        and not any(str(SHARED / name) in command for command in commands)
+    ]
 
 
 def end_all(marker: str, session: int | None = None, limit_s: float = 10.0) -> None:
