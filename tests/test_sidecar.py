@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from taskgraph.backends.coordinator import Coordinator, Reachable, Unreachable
+from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.processes import Process
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, GraphError
 from taskgraph.ids import ChannelId
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import HostLease, Progress, Registration
+from taskgraph.run.duties import Duty, HostLease, Registration
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 
@@ -48,17 +50,402 @@ class Ends:
         self.come.set()
 
 
-@pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+class Bench:
+    """A store, a clock that drives it, and sidecars that are turned by hand."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(self.clock)
+        self.main = MemoryCoordinator(self.store)
+        self.main.claim(RUN)
+        self.ends: list[Ends] = []
+
+    def sidecar(
+        self, rank: int | None = 0, *, duties: Sequence[Duty] = (), words: AbortWords | None = None, root: bool = False
+    ) -> Sidecar:
+        """Make one that has heard what there is."""
+        self.ends.append(Ends())
+        sidecar = Sidecar(
+            MemoryCoordinator(self.store, RUN),
+            Unit(run=RUN, host="n1", rank=rank, root=root),
+            on_end=self.ends[-1],
+            words=words,
+            duties=duties,
+            clock=self.clock,
+        )
+        sidecar.turn(0)
+        return sidecar
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.store.tick()
+
+    def read(self, key: str) -> bytes | None:
+        return self.main.read().get(key)
 
 
 @pytest.fixture
-def connect(store: MemoryStore) -> Callable[..., MemoryCoordinator]:
-    """Open a connection of its own to the one store; the run is claimed already unless said otherwise."""
+def bench() -> Bench:
+    return Bench()
 
-    def connect(run: str | None = RUN) -> MemoryCoordinator:
-        return MemoryCoordinator(store, run)
 
-    MemoryCoordinator(store).claim(RUN)
-    return connect
+ME = Process(4711, 99)
+
+
+# Ending the job.
+
+
+def test_whoever_ends_the_job_first_wins_and_all_hear_the_same(bench: Bench) -> None:
+    first, second = bench.sidecar(0), bench.sidecar(1)
+    answers = [first.ask_end(BROKEN), second.ask_end(DONE)]
+    first.turn(0)
+    second.turn(0)
+    assert [answer.result(0) for answer in answers] == [True, False]
+    assert [ends.all for ends in bench.ends] == [[BROKEN], [BROKEN]]
+    assert bench.read("status") == BROKEN.encode()
+
+
+def test_an_ending_from_elsewhere_is_delivered_once(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.main.write({"status": DONE.encode()})
+    bench.main.write({"status": BROKEN.encode()})
+    bench.store.compact()
+    sidecar.turn(0)
+    sidecar.turn(0)
+    assert bench.ends[0].all == [DONE]
+    assert sidecar.over
+
+
+def test_who_asks_for_an_end_after_the_end_is_told_at_once(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.main.write({"status": DONE.encode()})
+    sidecar.turn(0)
+    answer = sidecar.ask_end(BROKEN)
+    sidecar.turn(0)
+    assert answer.result(0) is False
+
+
+def test_the_ending_is_known_before_the_abort_words_are_set(bench: Bench, tmp_path: Path) -> None:
+    words = AbortWords.create(tmp_path / "words", 2)
+    seen: list[int] = []
+    sidecar = bench.sidecar(words=words)
+    sidecar._on_end = lambda ending: seen.append(words.get(1))
+    bench.main.write({"status": BROKEN.encode()})
+    sidecar.turn(0)
+    assert seen == [0]
+    assert [words.get(0), words.get(1)] == [OVER, OVER]
+
+
+def test_a_status_that_cannot_be_read_is_a_failure(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.main.write({"status": b"[]"})
+    sidecar.turn(0)
+    assert bench.ends[0].all[0].status != 0
+    assert "cannot be read" in bench.ends[0].all[0].message
+
+
+def test_an_end_asked_for_in_an_outage_is_written_after_it(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.store.stop()
+    sidecar.turn(0)
+    answer = sidecar.ask_end(BROKEN)
+    sidecar.turn(0)
+    assert not answer.done()
+    bench.store.start()
+    sidecar.turn(0)
+    sidecar.turn(0)
+    assert answer.result(0) is True
+    assert bench.read("status") == BROKEN.encode()
+
+
+def test_a_write_that_was_carried_out_without_an_answer_still_counts_as_ours(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    real = sidecar._coordinator.write
+
+    def write_then_lose_the_answer(*args: Any, **options: Any) -> bool:
+        real(*args, **options)
+        sidecar._coordinator.write = real  # type: ignore[method-assign]
+        raise CoordinatorUnreachable(("memory",), 2.0, "no answer")
+
+    sidecar._coordinator.write = write_then_lose_the_answer  # type: ignore[method-assign]
+    answer = sidecar.ask_end(BROKEN)
+    sidecar.turn(0)
+    sidecar.turn(0)
+    assert answer.result(0) is True
+    assert bench.ends[0].all == [BROKEN]
+
+
+# Outages, and what becomes of the run.
+
+
+def test_an_outage_is_logged_once_and_ends_nothing(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    sidecar = bench.sidecar(duties=[Registration(Unit(run=RUN, host="n1", rank=0), ME)])
+    bench.store.stop()
+    for _ in range(5):
+        bench.pass_time(1)
+        sidecar.turn(0)
+    bench.store.start()
+    sidecar.turn(0)
+    assert [record.levelname for record in caplog.records if "etcd is" in record.message] == ["WARNING", "WARNING"]
+    assert bench.ends[0].all == []
+    assert not sidecar.over
+
+
+def test_a_wiped_etcd_ends_the_job_and_says_so(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.store.wipe()
+    sidecar.turn(0)
+    sidecar.turn(0)
+    assert len(bench.ends[0].all) == 1
+    assert bench.ends[0].all[0].status != 0
+    assert "wiped" in bench.ends[0].all[0].message
+
+
+def test_a_run_that_was_replaced_ends_and_says_by_which(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    MemoryCoordinator(bench.store).claim("another run")
+    sidecar.turn(0)
+    assert "another run" in bench.ends[0].all[0].message
+
+
+def test_a_write_that_finds_another_run_ends_the_job_too(bench: Bench) -> None:
+    sidecar = bench.sidecar(root=True)
+    bench.pass_time(5)
+    sidecar.turn(0)
+    bench.store._entries["run"].value = b"another run"  # as if the watch were late
+    sidecar.progress(3)
+    bench.pass_time(1)
+    sidecar.turn(0)
+    assert "another run" in bench.ends[0].all[0].message
+
+
+def test_keys_that_go_after_the_end_change_nothing(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.main.write({"status": DONE.encode()})
+    bench.main.remove_run()
+    sidecar.turn(0)
+    sidecar.turn(0)
+    assert bench.ends[0].all == [DONE]
+
+
+def test_a_keeper_waits_until_its_run_has_claimed_the_name() -> None:
+    bench = Bench()
+    bench.main.claim("a run before")
+    bench.main.write({"status": BROKEN.encode()})
+    keeper = bench.sidecar(None, duties=[HostLease("n1", ME, 3.0)])
+    assert bench.read("hosts/n1") is None
+    assert bench.ends[0].all == []
+    MemoryCoordinator(bench.store).claim(RUN)
+    keeper.turn(0)
+    keeper.turn(0)
+    assert json.loads(bench.main.read()["hosts/n1"]) == {"pid": 4711, "start": 99}
+    assert bench.ends[0].all == []
+    bench.main = MemoryCoordinator(bench.store, RUN)
+    bench.main.write({"status": DONE.encode()})
+    keeper.turn(0)
+    assert bench.ends[0].all == [DONE]
+
+
+# Duties.
+
+
+def test_a_rank_is_registered_with_host_and_process(bench: Bench) -> None:
+    unit = Unit(run=RUN, host="n1", rank=5)
+    bench.sidecar(5, duties=[Registration(unit, ME)])
+    assert json.loads(bench.main.read()["ranks/5"]) == {"host": "n1", "pid": 4711, "start": 99}
+
+
+def test_progress_is_written_by_the_root_at_most_once_a_second(bench: Bench) -> None:
+    sidecar, written = bench.sidecar(0, root=True), []
+    for epoch in range(1, 41):
+        sidecar.progress(epoch)
+        bench.pass_time(0.1)
+        sidecar.turn(0)
+        value = bench.read("progress")
+        if value is not None and value not in written:
+            written.append(value)
+    assert 3 <= len(written) <= 5
+
+
+def test_the_last_progress_is_written_at_the_close(bench: Bench) -> None:
+    sidecar = bench.sidecar(0, root=True)
+    for epoch in (1, 2):
+        sidecar.progress(epoch)
+        sidecar.turn(0)
+    sidecar.close()
+    assert json.loads(bench.main.read()["progress"]) == {"epoch": 2}
+
+
+def test_no_other_rank_writes_progress(bench: Bench) -> None:
+    sidecar = bench.sidecar(1)
+    sidecar.progress(1)
+    sidecar.turn(0)
+    sidecar.close()
+    assert bench.read("progress") is None
+
+
+def test_a_host_is_there_as_long_as_its_lease_is_renewed_and_gone_at_the_close(bench: Bench) -> None:
+    keeper = bench.sidecar(None, duties=[HostLease("n1", ME, 3.0)])
+    keeper.turn(0)
+    for _ in range(30):
+        bench.pass_time(0.5)
+        keeper.turn(0)
+        assert bench.read("hosts/n1") is not None
+    keeper.close()
+    assert bench.read("hosts/n1") is None
+
+
+def test_a_host_whose_lease_expired_comes_back(bench: Bench) -> None:
+    keeper = bench.sidecar(None, duties=[HostLease("n1", ME, 3.0)])
+    keeper.turn(0)
+    bench.pass_time(10)
+    assert bench.read("hosts/n1") is None
+    keeper.turn(0)
+    assert bench.read("hosts/n1") is not None
+
+
+def test_a_lease_that_ends_before_it_is_used_is_asked_for_again(bench: Bench) -> None:
+    lease = HostLease("n1", ME, 3.0)
+    coordinator = MemoryCoordinator(bench.store, RUN)
+    grant = coordinator.grant
+
+    def grant_then_sleep(ttl_s: float) -> int:
+        granted = grant(ttl_s)
+        bench.pass_time(10)
+        coordinator.grant = grant  # type: ignore[method-assign]
+        return granted
+
+    coordinator.grant = grant_then_sleep  # type: ignore[method-assign]
+    assert lease.turn(coordinator, bench.clock()) < 1
+    assert bench.read("hosts/n1") is None
+    assert lease.turn(coordinator, bench.clock()) == 1
+    assert bench.read("hosts/n1") is not None
+
+
+def test_a_unit_knows_which_hosts_hold_their_lease(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    first = bench.main.grant(3.0)
+    bench.main.write({"hosts/n2": b"{}"}, lease=first)
+    sidecar.turn(0)
+    assert sidecar.hosts == {"n2"}
+    bench.main.revoke(first)
+    sidecar.turn(0)
+    assert sidecar.hosts == frozenset()
+
+
+# Work that is handed over, and failures, which are never silent.
+
+
+def test_calls_are_made_by_the_sidecar_in_order(bench: Bench) -> None:
+    sidecar, made = bench.sidecar(), []
+    for number in range(3):
+        sidecar.call(partial(made.append, number))
+    assert made == []
+    sidecar.turn(0)
+    assert made == [0, 1, 2]
+
+
+def test_calls_that_were_handed_over_before_the_close_are_still_made(bench: Bench) -> None:
+    sidecar, made = bench.sidecar(), []
+    sidecar.call(partial(made.append, 1))
+    sidecar.close()
+    assert made == [1]
+
+
+def test_a_graph_error_in_a_call_ends_the_job_with_what_it_names(bench: Bench) -> None:
+    sidecar, other = bench.sidecar(0), bench.sidecar(1)
+
+    def check() -> None:
+        raise GraphError("nobody receives it", task=3, epoch=7, channel=ChannelId(3, 4, "w"))
+
+    sidecar.call(check)
+    sidecar.turn(0)
+    other.turn(0)
+    expected = Ending(status=1, message="nobody receives it", task=3, epoch=7, channel="3 -> 4 'w'")
+    assert [ends.all for ends in bench.ends] == [[expected], [expected]]
+
+
+class Broken:
+    """A duty with a fault."""
+
+    needs_etcd = False
+
+    def turn(self, coordinator: Coordinator, now: float) -> float:
+        raise ZeroDivisionError("a fault of ours")
+
+    def finish(self, coordinator: Coordinator) -> None:
+        raise ZeroDivisionError("another one")
+
+
+@pytest.mark.parametrize("etcd", ["there", "away"])
+def test_a_fault_in_the_thread_ends_the_job_with_its_traceback(bench: Bench, etcd: str) -> None:
+    sidecar = bench.sidecar(2)
+    if etcd == "away":
+        bench.store.stop()
+    sidecar._due[Broken()] = 0.0
+    sidecar.start()
+    assert bench.ends[0].come.wait(LIMIT_S)
+    sidecar.close()
+    (ending,) = bench.ends[0].all
+    assert ending.status != 0
+    assert ending.rank == 2
+    assert "a fault of ours" in ending.message
+    assert "Traceback" in ending.details
+    if etcd == "there":
+        assert Ending.decode(bench.main.read()["status"]) == ending
+
+
+def test_whoever_asks_a_sidecar_that_failed_for_an_end_is_not_kept_waiting(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    sidecar._due[Broken()] = 0.0
+    sidecar.start()
+    assert bench.ends[0].come.wait(LIMIT_S)
+    assert sidecar.end(DONE, LIMIT_S) is False
+    sidecar.close()
+
+
+# The thread.
+
+
+@pytest.fixture
+def running(bench: Bench) -> Iterator[Sidecar]:
+    sidecar = bench.sidecar()
+    sidecar.start()
+    yield sidecar
+    sidecar.close()
+
+
+def test_an_end_from_the_main_thread_returns_when_it_is_written_and_delivered(bench: Bench, running: Sidecar) -> None:
+    assert running.end(BROKEN, LIMIT_S) is True
+    assert bench.ends[0].all == [BROKEN]
+    assert running.end(DONE, LIMIT_S) is False
+
+
+def test_an_end_that_etcd_does_not_take_is_an_error_after_its_time(bench: Bench, running: Sidecar) -> None:
+    bench.store.stop()
+    with pytest.raises(CoordinatorError, match="did not take the end"):
+        running.end(BROKEN, 0.05)
+    assert bench.ends[0].all == []
+
+
+def test_a_close_leaves_no_thread_and_refuses_what_was_not_written(bench: Bench, running: Sidecar) -> None:
+    bench.store.stop()
+    answer = running.ask_end(BROKEN)
+    running.close()
+    running.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "taskgraph-sidecar"]
+    with pytest.raises(CoordinatorError, match="closed"):
+        answer.result(0)
+    with pytest.raises(CoordinatorError, match="closed"):
+        running.end(BROKEN, LIMIT_S)
+
+
+def test_the_thread_hears_of_the_end_by_itself(bench: Bench, running: Sidecar) -> None:
+    bench.main.write({"status": DONE.encode()})
+    assert bench.ends[0].come.wait(LIMIT_S)
+
+
+def test_a_progress_report_wakes_nobody(bench: Bench, running: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running._coordinator, "wake", lambda: pytest.fail("the main thread paid for a wake-up"))
+    running.progress(3)
+    monkeypatch.undo()

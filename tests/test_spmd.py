@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import uuid
 from pathlib import Path
 
 import pytest
@@ -133,13 +132,15 @@ def test_a_file_that_a_job_forgets_is_named_and_removed():
 
 
 def test_a_file_of_another_job_that_runs_is_left_alone():
-    code = HANG.replace("import time", "import os, pathlib, time; pathlib.Path('/dev/shm', os.environ['MINE']).mkdir()")
-    name = f"mine-{uuid.uuid4().hex}"
-    with spmd.start(HELLO, ranks=1) as done, spmd.start(code, ranks=1, env={"MINE": name}) as runs:
+    code = HANG.replace(
+        "import time", "import os, pathlib, time; pathlib.Path('/dev/shm', 'mine-' + os.environ['SPMD_JOB']).mkdir()"
+    )
+    with spmd.start(HELLO, ranks=1) as done, spmd.start(code, ranks=1) as runs:
+        mine = Path("/dev/shm", f"mine-{runs.marker}")
         runs.wait_for_line("rank 0 is there")
         done.finish()
-        assert Path("/dev/shm", name).exists()
-    assert not Path("/dev/shm", name).exists()
+        assert mine.exists()
+    assert not mine.exists()
 
 
 def test_a_temporary_file_that_a_job_forgets_is_named():

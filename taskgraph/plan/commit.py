@@ -1,19 +1,29 @@
-"""When an epoch is finished everywhere: a reduction up the tree, a verdict down it. Pure."""
+"""When an epoch is finished everywhere, and a boundary safe: a reduction up the tree, a verdict down it. Pure.
+
+Every commit carries, besides what it says of the epoch, how far all have got with keeping state: the newest boundary
+that is safe, and how far ``committed`` has been called. Where one of these must be known before the next epoch is
+finished, it travels alone, as a `Level`.
+
+Contributions and verdicts are tuples, not dataclasses: every epoch makes some on every rank.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from taskgraph.ids import Epoch, Rank
 
-_CONTRIBUTION = struct.Struct("<q??B")
-_VERDICT = struct.Struct("<q?B")
+UNBOUNDED: Epoch = 2**62
+"""The level of a rank that runs no task: it holds nobody back."""
+
+_CONTRIBUTION = struct.Struct("<q??Bqq")
+_VERDICT = struct.Struct("<q?Bqq")
+_LEVEL = struct.Struct("<qq")
 
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
+class Contribution(NamedTuple):
     """What one rank, or a subtree of ranks, says when it has finished an epoch.
 
     Attributes
@@ -26,16 +36,22 @@ class Contribution:
         Somebody asked for the end of the job.
     status
         The highest status asked for.
+    safe
+        The newest boundary whose snapshots all holders of its tasks have.
+    delivered
+        For all earlier epochs ``committed`` has returned on its tasks.
     """
 
     epoch: Epoch
     idle: bool
     last: bool
     status: int
+    safe: Epoch = UNBOUNDED
+    delivered: Epoch = UNBOUNDED
 
     def encode(self) -> bytes:
         """Return the message to the parent."""
-        return _CONTRIBUTION.pack(self.epoch, self.idle, self.last, self.status)
+        return _CONTRIBUTION.pack(*self)
 
     @classmethod
     def decode(cls, data: bytes) -> Contribution:
@@ -45,31 +61,39 @@ class Contribution:
     def merged(self, other: Contribution) -> Contribution:
         """Return what both say together."""
         return Contribution(
-            self.epoch, self.idle and other.idle, self.last or other.last, max(self.status, other.status)
+            self.epoch,
+            self.idle and other.idle,
+            self.last or other.last,
+            max(self.status, other.status),
+            min(self.safe, other.safe),
+            min(self.delivered, other.delivered),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the root says: the epoch is finished on every rank.
 
     Attributes
     ----------
     epoch
-        Finished; it will not run again.
+        Finished.
     last
         No epoch follows.
     status
         Of the job, where `last`.
+    safe, delivered
+        The boundaries that all have reached.
     """
 
     epoch: Epoch
     last: bool
     status: int
+    safe: Epoch = -1
+    delivered: Epoch = -1
 
     def encode(self) -> bytes:
         """Return the message to the children."""
-        return _VERDICT.pack(self.epoch, self.last, self.status)
+        return _VERDICT.pack(*self)
 
     @classmethod
     def decode(cls, data: bytes) -> Verdict:
@@ -77,8 +101,27 @@ class Verdict:
         return cls(*_VERDICT.unpack(data))
 
 
+class Level(NamedTuple):
+    """How far a rank, a subtree or the job has got with keeping state, said between two commits."""
+
+    safe: Epoch
+    delivered: Epoch
+
+    def encode(self) -> bytes:
+        """Return the message to the parent or the children."""
+        return _LEVEL.pack(*self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Level:
+        """Read such a message. Raises struct.error where it is none."""
+        return cls(*_LEVEL.unpack(data))
+
+
+NOWHERE = Level(-1, -1)
+
+
 class Reduction:
-    """Collects the contributions of this rank and its children, one epoch after the other.
+    """Collects what this rank and its children say, one epoch after the other.
 
     A child may be an epoch ahead of a rank that has not read the verdict yet, never two.
     """
@@ -86,19 +129,35 @@ class Reduction:
     def __init__(self, children: Iterable[Rank]) -> None:
         self._children = frozenset(children)
         self._said: dict[Epoch, dict[Rank, Contribution]] = {}
+        self._levels: dict[Rank, Level] = dict.fromkeys(self._children, NOWHERE)
         self._own: Contribution | None = None
 
     def own(self, contribution: Contribution) -> Contribution | None:
         """Take this rank's own; return the subtree's if that completes it."""
+        if not self._children:
+            return contribution
         self._own = contribution
         return self._complete(contribution.epoch)
 
     def child(self, rank: Rank, contribution: Contribution) -> Contribution | None:
         """Take a child's; return the subtree's if that completes it."""
-        if rank not in self._children:
-            raise ValueError(f"rank {rank} is no child of this one")
+        self.level(rank, Level(contribution.safe, contribution.delivered))
         self._said.setdefault(contribution.epoch, {})[rank] = contribution
         return self._complete(contribution.epoch)
+
+    def level(self, rank: Rank, level: Level) -> None:
+        """Note how far the subtree of a child has got."""
+        if rank not in self._children:
+            raise ValueError(f"rank {rank} is no child of this one")
+        self._levels[rank] = level
+
+    def lowest(self, own: Level) -> Level:
+        """Return how far all of the subtree have got."""
+        safe, delivered = own
+        for level in self._levels.values():
+            safe = min(safe, level.safe)
+            delivered = min(delivered, level.delivered)
+        return Level(safe, delivered)
 
     def _complete(self, epoch: Epoch) -> Contribution | None:
         own, said = self._own, self._said.get(epoch, {})
@@ -115,4 +174,4 @@ class Reduction:
 def verdict(whole: Contribution, epochs: int | None) -> Verdict:
     """Decide, at the root, what follows the epoch that all have finished."""
     last = whole.last or (epochs is not None and whole.epoch + 1 >= epochs)
-    return replace(Verdict(whole.epoch, last, 0), status=whole.status if last else 0)
+    return Verdict(whole.epoch, last, whole.status if last else 0, whole.safe, whole.delivered)

@@ -6,8 +6,8 @@ Replicas of one task go to different hosts as far as there are any, then to diff
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from taskgraph.config import Placement
 from taskgraph.ids import Host, Rank, TaskId
@@ -24,6 +24,18 @@ class Layout:
     """
 
     replicas: tuple[tuple[Rank, ...], ...]
+    _primaries: Mapping[Rank, tuple[TaskId, ...]] = field(init=False, repr=False, compare=False)
+    _backups: Mapping[Rank, tuple[TaskId, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        primaries: dict[Rank, tuple[TaskId, ...]] = {}
+        backups: dict[Rank, tuple[TaskId, ...]] = {}
+        for task, (primary, *others) in enumerate(self.replicas):
+            primaries[primary] = (*primaries.get(primary, ()), task)
+            for rank in others:
+                backups[rank] = (*backups.get(rank, ()), task)
+        object.__setattr__(self, "_primaries", primaries)
+        object.__setattr__(self, "_backups", backups)
 
     def primary(self, task: TaskId) -> Rank:
         """Return the rank that runs a task."""
@@ -31,11 +43,11 @@ class Layout:
 
     def primaries_of(self, rank: Rank) -> tuple[TaskId, ...]:
         """Return the tasks that a rank runs."""
-        return tuple(task for task, ranks in enumerate(self.replicas) if ranks[0] == rank)
+        return self._primaries.get(rank, ())
 
     def backups_of(self, rank: Rank) -> tuple[TaskId, ...]:
         """Return the tasks that a rank is a backup of."""
-        return tuple(task for task, ranks in enumerate(self.replicas) if rank in ranks[1:])
+        return self._backups.get(rank, ())
 
     def fewest_backups(self) -> int:
         """Return how many backups every task has at least."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from typing import Protocol
 
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.processes import Process
+from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped
 from taskgraph.ids import Epoch, Host
 from taskgraph.plan.lifecycle import Unit
+
+log = logging.getLogger(__name__)
 
 
 class Duty(Protocol):
@@ -86,6 +90,7 @@ class HostLease:
     """Keeps ``hosts/<h>`` there as long as this process lives, and for `ttl_s` seconds after."""
 
     needs_etcd = True
+    AGAIN_S = 0.1
 
     def __init__(self, host: Host, process: Process, ttl_s: float) -> None:
         self._key = f"hosts/{host}"
@@ -96,11 +101,20 @@ class HostLease:
     def turn(self, coordinator: Coordinator, now: float) -> float:
         """Renew the lease; where it has expired, open another."""
         if self._lease is None or not coordinator.renew(self._lease):
-            self._lease = None
-            lease = coordinator.grant(self._ttl_s)
+            self._lease = coordinator.grant(self._ttl_s)
+            self._put(coordinator)
+        return self._ttl_s / 3 if self._lease is not None else self.AGAIN_S
+
+    def _put(self, coordinator: Coordinator) -> None:
+        lease, self._lease = self._lease, None  # an attempt that fails begins with a new lease
+        try:
             coordinator.write({self._key: self._value}, lease=lease)
+        except (CoordinatorUnreachable, RunReplaced, RunWiped):
+            raise
+        except CoordinatorError as error:
+            log.warning("the lease was over before it was used: %s", error)  # this process was suspended
+        else:
             self._lease = lease
-        return self._ttl_s / 3
 
     def finish(self, coordinator: Coordinator) -> None:
         """Give the host up now rather than by silence."""

@@ -54,7 +54,7 @@ def in_use(path: Path) -> bool:
         if owner.read_text(encoding="utf-8").split("\n", 1)[1] != machine():
             return True
     processes = [
-        read_process(file) for file in (owner, path / "keeper", *path.glob("ranks/*")) if file.suffix != ".left"
+        read_process(file) for file in (owner, path / "keeper", *path.glob("ranks*/*")) if file.suffix != ".left"
     ]
     if any(process is not None and alive(process) for process in processes):
         return True

@@ -34,7 +34,7 @@ from taskgraph.run.etcd_keeping import EtcdKeeping
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten
 from taskgraph.run.hostdir import HostDir, remove_private
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
-from taskgraph.run.roster import Entry, read_roster
+from taskgraph.run.roster import Entry, close_roster, read_roster
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.run.spec import KeeperSpec
 
@@ -222,6 +222,8 @@ class Keeper:
     def _clean_up(self) -> None:
         """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
         launcher_gone = bool(self._spec.launcher) and self._launcher_gone()
+        self._roster = close_roster(self._directory)
+        self._kill_ranks()  # one that was added in the last moment: nobody would keep it
         if self._sidecar is not None:
             self._sidecar.close(_RELEASE_S)  # ends the lease
         if self._etcd is not None:

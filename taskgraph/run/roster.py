@@ -6,10 +6,12 @@ disappears has died.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import Process
@@ -68,8 +70,20 @@ def leave(directory: HostDir, index: int) -> None:
 
 def read_roster(directory: HostDir) -> list[Entry]:
     """Return all ranks that were added so far, those that left included."""
+    return _read(directory.ranks)
+
+
+def close_roster(directory: HostDir) -> list[Entry]:
+    """Let no rank be added any more, and return those that were added up to this moment."""
+    closed = directory.ranks.with_name("ranks.closed")
+    with contextlib.suppress(FileNotFoundError):  # closed already
+        os.rename(directory.ranks, closed)
+    return _read(closed)
+
+
+def _read(ranks: Path) -> list[Entry]:
     entries = []
-    for path in sorted(directory.ranks.iterdir()):
+    for path in sorted(ranks.iterdir()):
         index = path.name.removesuffix(_LEFT)
         process = read_process(path) if index.isdigit() else None
         if process is None:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 
 from taskgraph.backends.coordinator import Coordinator
@@ -29,6 +30,16 @@ log = logging.getLogger(__name__)
 TURN_S = 0.5
 """The longest that a turn waits for news, in seconds: what has no event is looked at this often."""
 _RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class _Request:
+    """Somebody wants the job to end so."""
+
+    ending: Ending
+    answer: Future[bool]
+    tried: bool = False
+    """Whether a write was begun; without an answer it may have been carried out."""
 
 
 class Sidecar:
@@ -71,7 +82,8 @@ class Sidecar:
         self._epoch: Epoch | None = None
         own: list[Duty] = [Progress(lambda: self._epoch)] if unit.root and unit.rank is not None else []
         self._due = dict.fromkeys([*duties, *own], float("-inf"))
-        self._asked: deque[tuple[Ending, Future[bool]]] = deque()
+        self._asked: deque[_Request] = deque()
+        self._ruling: Ending | None = None
         self._calls: deque[Callable[[], None]] = deque()
         self._hosts: frozenset[Host] | None = None
         self._closing = threading.Event()
@@ -121,12 +133,12 @@ class Sidecar:
 
     def ask_end(self, ending: Ending) -> Future[bool]:
         """Begin to end the job; the future has what `end` returns."""
-        answer: Future[bool] = Future()
-        self._asked.append((ending, answer))
+        request = _Request(ending, Future())
+        self._asked.append(request)
         if self._finished:  # nobody will look any more
             self._refuse_ends()
         self._coordinator.wake()
-        return answer
+        return request.answer
 
     def call(self, function: Callable[[], None]) -> None:
         """Let the sidecar's thread call a function, soon and in order. An exception of its ends the job."""
@@ -192,9 +204,9 @@ class Sidecar:
 
     def _do_ends(self) -> None:
         while self._asked and (self.over or not self._away):
-            ending, answer = self._asked[0]
+            request = self._asked[0]
             try:
-                self._take(lifecycle.EndAsked(ending), answer)
+                self._take(lifecycle.EndAsked(request.ending), request)
             except CoordinatorUnreachable as error:
                 log.debug("the end of the job is still to be written: %s", error)
                 return
@@ -219,7 +231,7 @@ class Sidecar:
     def _has_etcd(self) -> bool:
         return not self._away and not self._lost_run and self._state is not lifecycle.State.JOINING
 
-    def _take(self, event: lifecycle.Event, answer: Future[bool] | None = None) -> None:
+    def _take(self, event: lifecycle.Event, request: _Request | None = None) -> None:
         was = self._state
         if isinstance(event, lifecycle.RunIsAbsent | lifecycle.RunIsAnothers):
             self._lost_run = was is not lifecycle.State.JOINING
@@ -227,14 +239,14 @@ class Sidecar:
             self._away = isinstance(event, lifecycle.EtcdAway)
         after, orders = lifecycle.step(was, event)
         if Do.WRITE_STATUS in orders:
-            assert isinstance(event, lifecycle.EndAsked)
-            self._write_status(event.ending, answer)  # may raise: then nothing has happened yet
+            assert request is not None
+            self._write_status(request)  # may raise: then nothing has happened yet
             return
         self._state = after
         for order in orders:
-            self._obey(order, event, answer)
+            self._obey(order, event, request)
 
-    def _obey(self, order: Do, event: lifecycle.Event, answer: Future[bool] | None) -> None:
+    def _obey(self, order: Do, event: lifecycle.Event, request: _Request | None) -> None:
         match order, event:
             case Do.DELIVER, (
                 lifecycle.StatusSeen(ending=ending)
@@ -243,30 +255,33 @@ class Sidecar:
                 | lifecycle.RunIsAnothers(ending=ending)
             ):
                 log.info("the job is over: status %d %s", ending.status, ending.describe())
+                self._ruling = ending
                 self._on_end(ending)
             case Do.SET_WORDS, _:
                 if self._words is not None:
                     self._words.set_all(OVER)
             case Do.ANSWER_LOST, _:
-                _answer(answer, False)
+                assert request is not None
+                request.answer.set_result(request.tried and self._ruling == request.ending)
             case Do.LOG_OUTAGE, lifecycle.EtcdAway(why):
                 log.warning("etcd is away, the job goes on without it: %s", why)
             case Do.LOG_RETURN, _:
                 log.warning("etcd is back")
 
-    def _write_status(self, ending: Ending, answer: Future[bool] | None) -> None:
-        value = ending.encode()
+    def _write_status(self, request: _Request) -> None:
+        value = request.ending.encode()
+        tried, request.tried = request.tried, True
         won = self._coordinator.write({"status": value}, absent=("status",))
         there = value if won else self._coordinator.read("status").get("status", value)
         self._take(lifecycle.RunIsOurs())  # else the write would have been refused
         self._take(lifecycle.StatusSeen(ending_of(there)))
-        _answer(answer, won or there == value)  # an earlier try may have been written without our being told
+        request.answer.set_result(won or (tried and there == value))
 
     def _fail(self, error: Exception) -> None:
         ending = lifecycle.failure(self._unit, error)
         try:
             if not self.over:
-                self._write_status(ending, None)
+                self._write_status(_Request(ending, Future()))
         except Exception:
             log.debug("the failure of %s cannot be written to etcd", self._unit, exc_info=True)
         try:
@@ -296,13 +311,8 @@ class Sidecar:
 
     def _refuse_ends(self) -> None:
         while self._asked:
-            _, answer = self._asked.popleft()
+            answer = self._asked.popleft().answer
             if self.over:
-                _answer(answer, False)
+                answer.set_result(False)
             else:
                 answer.set_exception(CoordinatorError("the sidecar was closed before etcd took the end of the job"))
-
-
-def _answer(answer: Future[bool] | None, won: bool) -> None:
-    if answer is not None:
-        answer.set_result(won)

@@ -1,9 +1,9 @@
 """What a job started from a test still has: processes and files, found by evidence and never by name.
 
-Every process of a job inherits the variable `MARKER` with a value of the job's own. A process that dropped the variable
-is found by its session or its parents. Files in ``/dev/shm`` carry no such mark: those count that appeared after the
-job began and that no process of another job has open or names on its command line. While another job runs nothing counts
-there, for it may be its.
+Every process of a job inherits the variable `MARKER` with a value of the job's own. A process that dropped the
+variable is found by its session or its parents. Files in ``/dev/shm`` carry no such mark: those count that appeared after
+the job began and that no other process has open or names on its command line. While another job runs on the machine, it
+must also be known that the job had them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,12 @@ def ranks(marker: str) -> dict[int, int]:
 
 
 def leftovers(
-    marker: str, *, session: int | None = None, tmp: Path | None = None, before: frozenset[str] = frozenset()
+    marker: str,
+    *,
+    session: int | None = None,
+    tmp: Path | None = None,
+    before: frozenset[str] = frozenset(),
+    known: Collection[str] = (),
 ) -> list[str]:
     """Describe what there still is of a job, a line for each process and file; empty when nothing is.
 
@@ -76,10 +81,12 @@ def leftovers(
         The job's own temporary directory: all that is in it counts.
     before
         What `shared_files` returned before the job began. Without it, files in ``/dev/shm`` are not looked at.
+    known
+        Names in ``/dev/shm`` that the job had open when it was looked at.
     """
     left = [str(one) for one in processes(marker, session)]
     if before:
-        left += [f"file {SHARED / name}" for name in abandoned(marker, before)]
+        left += [f"file {SHARED / name}" for name in abandoned(marker, before, known)]
     if tmp is not None and tmp.is_dir():
         left += [f"file {path}" for path in sorted(tmp.iterdir())]
     return left
@@ -90,7 +97,13 @@ def shared_files() -> frozenset[str]:
     return frozenset({".", *os.listdir(SHARED)})
 
 
-def abandoned(marker: str, before: frozenset[str]) -> list[str]:
+def shared_by(marker: str) -> frozenset[str]:
+    """Return the names in ``/dev/shm`` that processes of a job have open now."""
+    paths = (Path(path) for one in processes(marker) for path in _open_files(one.pid))
+    return frozenset(path.relative_to(SHARED).parts[0] for path in paths if SHARED in path.parents)
+
+
+def abandoned(marker: str, before: frozenset[str], known: Collection[str] = ()) -> list[str]:
     """Return names in ``/dev/shm`` that are new, this user's, and of nobody else that lives."""
     new = []
     for name in sorted(shared_files() - before):
@@ -102,7 +115,7 @@ def abandoned(marker: str, before: frozenset[str]) -> list[str]:
     ours = {one.pid for one in processes(marker)}
     others = [one for one in _everyone() if one.pid not in ours]
     if any(one.rank is not None for one in others):
-        return []
+        new = [name for name in new if name in known or marker in name]
     used = {path for one in others for path in _open_files(one.pid)}
     commands = [one.command for one in others]
     return [

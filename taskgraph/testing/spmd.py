@@ -7,6 +7,7 @@ that did not see to that itself is an error.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from typing import Self
 
 from taskgraph.errors import TaskgraphError
 from taskgraph.testing import mpirun
-from taskgraph.testing.leftovers import MARKER, SHARED, abandoned, end_all, leftovers, ranks, shared_files
+from taskgraph.testing.leftovers import MARKER, SHARED, abandoned, end_all, leftovers, ranks, shared_by, shared_files
 from taskgraph.testing.transcript import Transcript
 
 _SHOWN = 20_000
@@ -80,6 +81,7 @@ class Running:
         self.tmp = home / "tmp"
         self.marker = env[MARKER]
         self._before = shared_files()
+        self._known: frozenset[str] = frozenset()
         self._command = list(command)
         self._started = time.monotonic()
         self._process = subprocess.Popen(
@@ -97,6 +99,7 @@ class Running:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._transcript = Transcript(self._process.stdout, self._process.stderr)
+        atexit.register(self.end)  # for a test that forgot the job
 
     @property
     def stdout(self) -> str:
@@ -130,10 +133,12 @@ class Running:
             self.end()
             what = f"in {timeout_s} s" if status is None else f"before the job ended with status {status}"
             raise JobHung(f"no line with {pattern!r} {what}\n{self._report()}")
+        self._known |= shared_by(self.marker)
         return match
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal to the launcher alone."""
+        self._known |= shared_by(self.marker)
         self._process.send_signal(number)
 
     def finish(self, timeout_s: float = 60.0, settle_s: float = 10.0) -> Completed:
@@ -169,10 +174,11 @@ class Running:
 
     def leftovers(self) -> list[str]:
         """Describe what there is of the job at this moment, processes and files."""
-        return leftovers(self.marker, session=self.pid, tmp=self.tmp, before=self._before)
+        return leftovers(self.marker, session=self.pid, tmp=self.tmp, before=self._before, known=self._known)
 
     def end(self) -> None:
         """End the job if it still runs, kill what is left of it and remove its files. May be called again."""
+        self._known |= shared_by(self.marker)
         if self._process.poll() is None:
             # Asked nicely first, the launcher removes its files itself. It may not be able to, if it is stopped.
             self._process.terminate()
@@ -181,9 +187,10 @@ class Running:
         end_all(self.marker, self.pid)
         self._process.wait(10)
         self._transcript.close(5)
-        for name in abandoned(self.marker, self._before) if self._home.exists() else ():
+        for name in abandoned(self.marker, self._before, self._known) if self._home.exists() else ():
             _remove(SHARED / name)
         _remove(self._home)
+        atexit.unregister(self.end)
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,133 @@
+"""A mistake of the user's ends the job on every rank, soon, and is named once: rank, task, epoch, channel."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "programs" / "mistakes.py"
+
+# Rank 1 runs task 1. What a line of ours has to say, for each mistake.
+NAMED = {
+    "raises": r"rank 1, task 1, epoch 3: ValueError: a mistake of mine",
+    "all raise": r"rank \d, task \d, epoch 3: ValueError: a mistake of all",
+    "leaves": r"rank 1, task 1, epoch 3: the program called sys.exit\(7\)",
+    "no put": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*returned without a value",
+    "second put": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*second value",
+    "late get": r"rank 1, task 1, epoch 3: get on channel 0 -> 1 'x' outside compute",
+    "linkage": r"rank 1, task 1, epoch 3: linkage 'nobody' is unknown",
+    "other tag": r"rank 1, task 1, epoch 3, channel 0 -> 1 'y': .*task 0 composed no out channel .* it has only 'x'",
+    "no receiver": r"rank 0, task 0, epoch 3, channel 0 -> 1 'x': .*task 1 composed no in channel",
+    "no task": r"rank \d, task \d: the task builder returned None for task \d",
+}
+
+
+def lines_of_ours(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("taskgraph: ")]
+
+
+@pytest.mark.parametrize("mistake", NAMED)
+def test_a_mistake_is_named_once_and_ends_the_job(mpirun, mistake):
+    done = mpirun.run(PROGRAM, ranks=3, args=[mistake])
+    assert done.status == (7 if mistake == "leaves" else 1)
+    (line,) = lines_of_ours(done.stderr)
+    assert re.fullmatch(f"taskgraph: {NAMED[mistake]}.*", line), line
+
+
+def test_the_traceback_of_user_code_is_shown_once_and_without_frames_of_the_framework(mpirun):
+    done = mpirun.run(PROGRAM, ranks=3, args=["all raise"])
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert done.stderr.count("ValueError: a mistake of all") == 2  # the traceback's last line, and ours
+    assert "worker.py" not in done.stderr
+
+
+def test_a_cycle_over_ranks_is_found_and_named(mpirun):
+    done = mpirun.run(PROGRAM, ranks=3, args=["cycle"])
+    assert done.status == 1
+    (line,) = lines_of_ours(done.stderr)
+    assert "epoch 3" in line and ("cycle" in line or "composed no" in line)
+
+
+def test_a_rank_deep_in_c_code_does_not_hold_up_the_end(mpirun):
+    job = mpirun.start(PROGRAM, ranks=3, args=["raises beside C code"], env={"TASKGRAPH_ABORT_GRACE_S": "1"})
+    job.wait_for_line("in C")
+    done = job.finish(timeout_s=20)  # the C code takes 30 s
+    assert done.status != 0
+    assert "a mistake of mine" in done.stderr
+
+
+def test_a_rank_in_c_code_is_killed_by_its_keeper_where_the_launcher_does_not(mpirun):
+    job = mpirun.start(
+        PROGRAM, ranks=3, args=["raises beside C code"], env={"TASKGRAPH_ABORT_GRACE_S": "1"}, ulfm=True
+    )
+    job.wait_for_line("in C")
+    done = job.finish(timeout_s=20)
+    assert "a mistake of mine" in done.stderr
+
+
+def test_an_interrupt_ends_a_job_once(mpirun):
+    done = mpirun.run(PROGRAM, ranks=3, args=["interrupted"], timeout_s=25)
+    assert done.status != 0
+    assert len(lines_of_ours(done.stderr)) == 1
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_an_interrupt_of_mpirun_leaves_nothing(mpirun):
+    job = mpirun.start(PROGRAM, ranks=3, args=["raises beside C code"])
+    job.wait_for_line("in C")
+    job.kill(signal.SIGINT)
+    assert job.finish(timeout_s=25).status != 0
+
+
+def test_a_killed_mpirun_leaves_no_rank_no_etcd_and_no_file(mpirun):
+    job = mpirun.start(PROGRAM, ranks=3, args=["raises beside C code"])
+    job.wait_for_line("in C")
+    job.kill(signal.SIGKILL)
+    job.finish(timeout_s=25)  # fails where anything is left ten seconds later
+
+
+def test_options_that_differ_between_ranks_are_named(mpirun):
+    program = """
+        import os, sys
+        import taskgraph as tg
+        job = tg.Job("differs", 2, epochs=3 + int(os.environ["OMPI_COMM_WORLD_RANK"]))
+        job.set_task_builder(lambda task_id: None)
+        sys.exit(job.start())
+    """
+    done = mpirun.run(program, ranks=2)
+    assert done.status == 1
+    (line,) = lines_of_ours(done.stderr)
+    assert "epochs=3 on rank 0, but epochs=4 on rank 1" in line
+
+
+def test_an_etcd_that_cannot_be_reached_is_named_with_the_time_waited(mpirun):
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = mpirun.run(
+            PROGRAM, ranks=3, args=["none"], env={"TASKGRAPH_ETCD": endpoint, "TASKGRAPH_ETCD_TIMEOUT_S": "1"}
+        )
+    assert done.status == 1
+    (line,) = lines_of_ours(done.stderr)
+    assert endpoint in line and re.search(r"for [01]\.\d s", line)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_every_rank_returns_the_status_of_the_job(mpirun, status):
+    program = f"""
+        import taskgraph as tg
+        class Idle(tg.Task):
+            def set_epoch(self, ctx, epoch):
+                if ctx.epoch == 1:
+                    ctx.shutdown({status})
+                ctx.compose(lambda ins, outs: None)
+        job = tg.Job("status", 2)
+        job.set_task_builder(lambda task_id: Idle())
+        print("status", job.start())
+    """
+    done = mpirun.run(program, ranks=4)
+    assert done.stdout.splitlines() == [f"status {status}"] * 4
