@@ -7,10 +7,11 @@ import os
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from taskgraph.backends import etcd_server
@@ -102,3 +103,50 @@ def wait_until_serving(url: str, context: ssl.SSLContext | None = None) -> None:
         except OSError:
             assert time.monotonic() < deadline, f"{url} does not serve"
         time.sleep(0.02)
+
+
+class Proxy:
+    """Passes connections on to etcd, and loses on request what goes one way or the other."""
+
+    def __init__(self, endpoint: str) -> None:
+        host, port = endpoint.split(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._open: list[socket.socket] = []
+        self.requests_lost = False
+        self.answers_lost = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End all connections, and lose nothing from here on."""
+        self.requests_lost = self.answers_lost = False
+        while self._open:
+            connection = self._open.pop()
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            self._open += [client, server]
+            threading.Thread(target=self._pass, args=(client, server, "requests_lost"), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, "answers_lost"), daemon=True).start()
+
+    def _pass(self, source: socket.socket, destination: socket.socket, lost: str) -> None:
+        with source, suppress(OSError):
+            while data := source.recv(65536):
+                if not getattr(self, lost):
+                    destination.sendall(data)
+        with suppress(OSError):
+            destination.shutdown(socket.SHUT_RDWR)

@@ -57,6 +57,7 @@ def test_no_event_is_lost_while_etcd_is_killed_and_started_again_and_again(own_e
         for _ in range(4):
             events += collect(watcher, has(Put), LIMIT_S)
             own_etcd.kill()
+            events += collect(watcher, has(Unreachable), LIMIT_S)
             own_etcd.start()
             events += collect(watcher, has(Reachable), LIMIT_S)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_without_shared_memory_it_lies_with_the_temporary_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hostdir, "SHARED_MEMORY", tmp_path / "no such")
-    monkeypatch.setattr(hostdir.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert HostDir.create("job", RUN, 0).path.parent == tmp_path
 
 
@@ -94,7 +95,7 @@ def test_the_data_of_etcd_lie_beside_it_and_elsewhere_where_room_is_scarce(
     assert directory.etcd_data() == tmp_path / f"taskgraph-{os.geteuid()}-job-01234567-etcd"
     monkeypatch.setattr(hostdir, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(hostdir, "_ETCD_BYTES", 2**62)
-    monkeypatch.setattr(hostdir.tempfile, "tempdir", "/roomy")
+    monkeypatch.setattr(tempfile, "tempdir", "/roomy")
     assert directory.etcd_data().parent == Path("/roomy")
 
 

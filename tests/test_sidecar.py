@@ -59,9 +59,16 @@ class Bench:
         self.main = MemoryCoordinator(self.store)
         self.main.claim(RUN)
         self.ends: list[Ends] = []
+        self.printed: list[Ending] = []
 
     def sidecar(
-        self, rank: int | None = 0, *, duties: Sequence[Duty] = (), words: AbortWords | None = None, root: bool = False
+        self,
+        rank: int | None = 0,
+        *,
+        duties: Sequence[Duty] = (),
+        words: AbortWords | None = None,
+        root: bool = False,
+        turned: bool = True,
     ) -> Sidecar:
         """Make one that has heard what there is."""
         self.ends.append(Ends())
@@ -69,11 +76,13 @@ class Bench:
             MemoryCoordinator(self.store, RUN),
             Unit(run=RUN, host="n1", rank=rank, root=root),
             on_end=self.ends[-1],
+            on_failure=self.printed.append,
             words=words,
             duties=duties,
             clock=self.clock,
         )
-        sidecar.turn(0)
+        if turned:
+            sidecar.turn(0)
         return sidecar
 
     def pass_time(self, seconds: float) -> None:
@@ -327,7 +336,7 @@ def test_a_unit_knows_which_hosts_hold_their_lease(bench: Bench) -> None:
     first = bench.main.grant(3.0)
     bench.main.write({"hosts/n2": b"{}"}, lease=first)
     sidecar.turn(0)
-    assert sidecar.hosts == {"n2"}
+    assert sidecar.hosts == frozenset({"n2"})
     bench.main.revoke(first)
     sidecar.turn(0)
     assert sidecar.hosts == frozenset()
@@ -337,7 +346,8 @@ def test_a_unit_knows_which_hosts_hold_their_lease(bench: Bench) -> None:
 
 
 def test_calls_are_made_by_the_sidecar_in_order(bench: Bench) -> None:
-    sidecar, made = bench.sidecar(), []
+    sidecar = bench.sidecar()
+    made: list[int] = []
     for number in range(3):
         sidecar.call(partial(made.append, number))
     assert made == []
@@ -346,7 +356,8 @@ def test_calls_are_made_by_the_sidecar_in_order(bench: Bench) -> None:
 
 
 def test_calls_that_were_handed_over_before_the_close_are_still_made(bench: Bench) -> None:
-    sidecar, made = bench.sidecar(), []
+    sidecar = bench.sidecar()
+    made: list[int] = []
     sidecar.call(partial(made.append, 1))
     sidecar.close()
     assert made == [1]
@@ -363,6 +374,16 @@ def test_a_graph_error_in_a_call_ends_the_job_with_what_it_names(bench: Bench) -
     other.turn(0)
     expected = Ending(status=1, message="nobody receives it", task=3, epoch=7, channel="3 -> 4 'w'")
     assert [ends.all for ends in bench.ends] == [[expected], [expected]]
+    assert bench.printed == [expected]
+
+
+def test_a_failed_call_after_the_end_is_nobodys_to_print(bench: Bench) -> None:
+    sidecar = bench.sidecar()
+    bench.main.write({"status": BROKEN.encode()})
+    sidecar.turn(0)
+    sidecar.call(lambda: [][0])
+    sidecar.turn(0)
+    assert bench.printed == []
 
 
 class Broken:
@@ -379,10 +400,9 @@ class Broken:
 
 @pytest.mark.parametrize("etcd", ["there", "away"])
 def test_a_fault_in_the_thread_ends_the_job_with_its_traceback(bench: Bench, etcd: str) -> None:
-    sidecar = bench.sidecar(2)
+    sidecar = bench.sidecar(2, duties=[Broken()], turned=False)
     if etcd == "away":
         bench.store.stop()
-    sidecar._due[Broken()] = 0.0
     sidecar.start()
     assert bench.ends[0].come.wait(LIMIT_S)
     sidecar.close()
@@ -391,13 +411,13 @@ def test_a_fault_in_the_thread_ends_the_job_with_its_traceback(bench: Bench, etc
     assert ending.rank == 2
     assert "a fault of ours" in ending.message
     assert "Traceback" in ending.details
+    assert bench.printed == [ending]
     if etcd == "there":
         assert Ending.decode(bench.main.read()["status"]) == ending
 
 
 def test_whoever_asks_a_sidecar_that_failed_for_an_end_is_not_kept_waiting(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    sidecar._due[Broken()] = 0.0
+    sidecar = bench.sidecar(duties=[Broken()], turned=False)
     sidecar.start()
     assert bench.ends[0].come.wait(LIMIT_S)
     assert sidecar.end(DONE, LIMIT_S) is False

@@ -20,7 +20,7 @@ from programs.carry import carrying
 from taskgraph._native.message import eager_bytes
 
 PROGRAMS = Path(__file__).parent / "programs"
-MPI_ENV = {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAMS), os.environ.get("PYTHONPATH")]))}
+MPI_ENV = {"PYTHONPATH": os.pathsep.join(filter(None, [str(PROGRAMS.parent), os.environ.get("PYTHONPATH")]))}
 
 by_both_ways = pytest.mark.parametrize("ranks", [1, 2], ids=["within a rank", "between ranks"])
 
@@ -72,7 +72,7 @@ def carried(values: Sequence[object], ranks: int) -> list[object]:
 
 
 @by_both_ways
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
 @given(recipe=recipes)
 def test_every_array_arrives_as_it_is(ranks, recipe):
     array = build(recipe)

@@ -50,12 +50,14 @@ cdef struct Block:
     void* memory
     size_t capacity
     bint idle
+    uint64_t since          # when it became idle, counted in such events
 
 cdef Block blocks[MAX_BLOCKS]
 cdef int num_blocks = 0
 cdef size_t live_bytes = 0
 cdef size_t peak_bytes = 0
 cdef size_t idle_bytes = 0
+cdef uint64_t times_idled = 0
 
 
 cdef int find(void* memory) noexcept:
@@ -110,26 +112,31 @@ cdef void* pool_malloc(void* ctx, size_t size) noexcept:
 cdef void trim(size_t surplus) noexcept:
     """Give idle blocks back to the system, oldest first, until `surplus` bytes have gone."""
     global idle_bytes
-    cdef int i = 0
+    cdef int i, oldest
     cdef size_t gone = 0
-    while i < num_blocks and gone < surplus:
-        if blocks[i].idle:
-            munmap(blocks[i].memory, blocks[i].capacity)
-            gone += blocks[i].capacity
-            idle_bytes -= blocks[i].capacity
-            forget(i)
-        else:
-            i += 1
+    while gone < surplus:
+        oldest = -1
+        for i in range(num_blocks):
+            if blocks[i].idle and (oldest < 0 or blocks[i].since < blocks[oldest].since):
+                oldest = i
+        if oldest < 0:
+            return
+        munmap(blocks[oldest].memory, blocks[oldest].capacity)
+        gone += blocks[oldest].capacity
+        idle_bytes -= blocks[oldest].capacity
+        forget(oldest)
 
 
 cdef void pool_free(void* ctx, void* memory, size_t size) noexcept:
     """Keep the block for the next array, unless more would lie idle than was ever in use at once."""
-    global live_bytes, idle_bytes
+    global live_bytes, idle_bytes, times_idled
     cdef int i = find(memory)
     if i < 0:
         free(memory)
         return
+    times_idled += 1
     blocks[i].idle = True
+    blocks[i].since = times_idled
     live_bytes -= blocks[i].capacity
     idle_bytes += blocks[i].capacity
     if idle_bytes + live_bytes > peak_bytes + peak_bytes // 4:

@@ -4,9 +4,14 @@ Each message is one eager send of header and payload, or, above `EAGER_BYTES`, a
 and into the arrays themselves. Between two ranks MPI keeps the order, so a payload needs no name: the receiver posts
 its receive when it has read the header. One receive for headers is open for each peer at all times.
 
+The header says which generation a message belongs to. What belongs to an older one is drained and dropped, so that the
+sender's request completes; what belongs to a later one is kept until this rank adopts it. A peer is one stream of
+messages through all generations: none is ever matched with the receive of another.
+
 Rule 1: a buffer stays alive until its request is complete; `Sending.owner` and `Arriving` hold it.
 Rule 2: every wait polls the abort word and every open receive, without the GIL.
 Rule 3: one thread, the one that initialised MPI.
+Rule 4: a send to a rank that died may never complete. Nothing waits for one of an older generation.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -24,7 +29,7 @@ from taskgraph._native.message cimport (
     Header, check, copied, describe, empty, empty_bytes, is_plain, lead_bytes,
 )
 
-from taskgraph.errors import EpochAborted, PeerLost, TaskgraphError
+from taskgraph.errors import EpochAborted, TaskgraphError
 
 cnp.import_array()
 
@@ -57,6 +62,7 @@ cdef extern from "mpi.h" nogil:
     int MPI_Testany(int count, MPI_Request* requests, int* index, int* flag, MPI_Status* status)
     int MPI_Wait(MPI_Request* request, MPI_Status* status)
     int MPI_Cancel(MPI_Request* request)
+    int MPI_Request_free(MPI_Request* request)
     int MPI_Get_count(const MPI_Status* status, MPI_Datatype datatype, int* count)
     int MPI_Error_class(int code, int* error_class)
     int MPI_Error_string(int code, char* text, int* length)
@@ -77,9 +83,8 @@ cdef extern from *:
 
 cdef enum:
     CHUNK = 1 << 30         # bytes of one payload message: an MPI count is an int
-    MESSAGE = 0             # low bit of a tag
+    MESSAGE = 0             # tags
     PAYLOAD = 1
-    TAG_GENERATIONS = 1 << 14
     POLLS_WITH_GIL = 16
 
 cdef enum Outcome:          # of a wait, where it is no index of a receive
@@ -97,6 +102,7 @@ cdef struct Receiving:      # beside requests[i]
 cdef struct Sending:        # beside send_requests[i]
     PyObject* owner         # of the memory; NULL for an eager buffer
     char* buffer
+    bint awaited            # by `finish_sends`: not once its generation is over
 
 
 cdef class Arriving:
@@ -128,13 +134,18 @@ cdef class Wire(Pump):
     comm : int
         Address of an `MPI_Comm` of our own whose error handler is `MPI_ERRORS_RETURN`.
     word : memoryview
-        Writable, at least 8 bytes: the abort word. A wait ends with `EpochAborted` when it is not 0.
+        Writable, at least 8 bytes: the abort word. A wait ends with `EpochAborted` when it is negative, or above the
+        generation of this rank.
     epoch : Epoch
         Takes the values.
     codec
         `encode(value) -> list of buffers`, `decode(list of buffers) -> value`, `dump_dtype`, `load_dtype`.
     on_control
-        Called as `on_control(source, topic, epoch, data)` for every control message.
+        Called as `on_control(source, topic, epoch, data)` for every control message of this generation.
+    on_stray
+        Called as `on_stray(source, generation)` for every message of another generation. A later one is kept.
+    on_lost
+        Called as `on_lost(rank)` when MPI says that a peer has died. It is no peer from then on.
     spin_s, doze_s : float
         A wait polls without a pause for `spin_s` seconds, then yields the processor between polls, and sleeps between
         polls after `doze_s` seconds.
@@ -145,8 +156,12 @@ cdef class Wire(Pump):
     cdef Epoch epoch
     cdef object codec
     cdef object on_control
+    cdef object on_stray
+    cdef object on_lost
+    cdef list later             # messages of later generations, in the order received
+    cdef set gone               # ranks that MPI knows to have died
     cdef public object on_idle
-    cdef uint32_t generation
+    cdef readonly uint32_t generation
     cdef int64_t spin_ns, doze_ns, idle_ns
     cdef dict peers
     cdef list protected
@@ -157,7 +172,7 @@ cdef class Wire(Pump):
     cdef int num_receives, room_receives
     cdef MPI_Request* send_requests
     cdef Sending* sending
-    cdef int num_sends, room_sends, num_owned
+    cdef int num_sends, room_sends, num_awaited
     cdef char* scratch
 
     def __cinit__(self):
@@ -165,7 +180,7 @@ cdef class Wire(Pump):
         if self.scratch == NULL:
             raise MemoryError
 
-    def __init__(self, uintptr_t comm, int64_t[::1] word not None, Epoch epoch not None, codec, on_control,
+    def __init__(self, uintptr_t comm, int64_t[::1] word not None, Epoch epoch not None, codec, on_control, on_stray, on_lost,
                  double spin_s, double doze_s, double idle_s=0.02):
         self.comm = (<MPI_Comm*>comm)[0]
         self.word_view = word
@@ -173,6 +188,10 @@ cdef class Wire(Pump):
         self.epoch = epoch
         self.codec = codec
         self.on_control = on_control
+        self.on_stray = on_stray
+        self.on_lost = on_lost
+        self.later = []
+        self.gone = set()
         self.spin_ns = <int64_t>(spin_s * 1e9)
         self.doze_ns = <int64_t>(doze_s * 1e9)
         self.idle_ns = <int64_t>(idle_s * 1e9)
@@ -233,9 +252,6 @@ cdef class Wire(Pump):
             part = min(size - at, room)
 
     # ---- sending ----
-
-    cdef int tag(self, int what) noexcept nogil:
-        return (self.generation % TAG_GENERATIONS) << 1 | what
 
     cdef Header* lead(self, uint64_t channel, uint64_t epoch) noexcept:
         cdef Header* header = <Header*>self.scratch
@@ -323,8 +339,12 @@ cdef class Wire(Pump):
         cdef MPI_Request request
         cdef int done = 0
         cdef char* fresh
-        self.demand(MPI_Isend(self.scratch, <int>nbytes, MPI_BYTE, peer, self.tag(MESSAGE), self.comm, &request), peer)
-        self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer)
+        if peer in self.gone:
+            return 0
+        if not self.demand(MPI_Isend(self.scratch, <int>nbytes, MPI_BYTE, peer, MESSAGE, self.comm, &request), peer):
+            return 0
+        if not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
+            return 0
         if not done:
             fresh = <char*>malloc(EAGER_BYTES)
             if fresh == NULL:
@@ -337,9 +357,10 @@ cdef class Wire(Pump):
         cdef MPI_Request request
         cdef size_t at = 0
         cdef int part
-        while at < nbytes:
+        while at < nbytes and peer not in self.gone:
             part = <int>min(<size_t>CHUNK, nbytes - at)
-            self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, self.tag(PAYLOAD), self.comm, &request), peer)
+            if not self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, PAYLOAD, self.comm, &request), peer):
+                return 0
             self.track(request, owner, NULL)
             at += part
         return 0
@@ -354,10 +375,11 @@ cdef class Wire(Pump):
         self.send_requests[self.num_sends] = request
         self.sending[self.num_sends].buffer = buffer
         self.sending[self.num_sends].owner = NULL
+        self.sending[self.num_sends].awaited = owner is not None
         if owner is not None:
             Py_INCREF(owner)
             self.sending[self.num_sends].owner = <PyObject*>owner
-            self.num_owned += 1
+            self.num_awaited += 1
         self.num_sends += 1
         return 0
 
@@ -366,29 +388,36 @@ cdef class Wire(Pump):
         free(self.sending[i].buffer)
         if self.sending[i].owner != NULL:
             Py_DECREF(<object>self.sending[i].owner)
-            self.num_owned -= 1
+        if self.sending[i].awaited:
+            self.num_awaited -= 1
         self.num_sends -= 1
         self.sending[i] = self.sending[self.num_sends]
         self.send_requests[i] = self.send_requests[self.num_sends]
 
     def finish_sends(self):
         """Wait, still serving what comes in, until every array put in this epoch has left; give back what was borrowed."""
-        cdef ndarray array
         cdef int64_t start = now_ns()
-        while self.num_owned:
+        while self.num_awaited:
             if self.step(True, start):
                 start = now_ns()
+        if self.borrowed:
+            self.give_back()
+        if self.num_sends:
+            self.reap()
+
+    cdef int give_back(self) except -1:
+        """Make what was borrowed writable again."""
+        cdef ndarray array
         for array in self.borrowed:
             cnp.PyArray_ENABLEFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
         self.borrowed.clear()
-        if self.num_sends:
-            self.reap()
+        return 0
 
     cdef int reap(self) except -1:
         cdef int i = 0, done = 0
         while i < self.num_sends:
-            self.demand(MPI_Test(&self.send_requests[i], &done, MPI_STATUS_IGNORE), -1)
-            if done:
+            # One that failed went to a rank that died: it is over as well.
+            if MPI_Test(&self.send_requests[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS or done:
                 self.sent(i)
             else:
                 i += 1
@@ -403,7 +432,10 @@ cdef class Wire(Pump):
             self.requests = <MPI_Request*>grown(self.requests, room * sizeof(MPI_Request))
             self.receiving = <Receiving*>grown(self.receiving, room * sizeof(Receiving))
             self.room_receives = room
-        self.demand(MPI_Irecv(memory, nbytes, MPI_BYTE, peer, self.tag(what), self.comm, &self.requests[i]), peer)
+        if peer in self.gone:
+            return 0
+        if not self.demand(MPI_Irecv(memory, nbytes, MPI_BYTE, peer, what, self.comm, &self.requests[i]), peer):
+            return 0
         self.receiving[i].peer = peer
         self.receiving[i].buffer = buffer
         self.receiving[i].arriving = <PyObject*>arriving
@@ -423,17 +455,51 @@ cdef class Wire(Pump):
         return 0
 
     cpdef int poll(self) except -1:
-        cdef int index = MPI_UNDEFINED, done = 0
-        cdef MPI_Status status
-        if self.word[0]:
+        if self.is_over():
             raise EpochAborted
+        return self.take_any()
+
+    cdef inline bint is_over(self) noexcept nogil:
+        return self.word[0] < 0 or self.word[0] > <int64_t>self.generation
+
+    cdef int take_any(self) except -1:
+        """Handle one completed receive, if there is one."""
+        cdef int index = MPI_UNDEFINED, done = 0, code
+        cdef MPI_Status status
         if self.num_receives:
-            self.demand_receive(
-                MPI_Testany(self.num_receives, self.requests, &index, &done, &status), index)
-            if done and index != MPI_UNDEFINED:
+            code = MPI_Testany(self.num_receives, self.requests, &index, &done, &status)
+            if code != MPI_SUCCESS:
+                self.failed(code, index)
+            elif done and index != MPI_UNDEFINED:
                 self.take(index, &status)
                 return 1
         return 0
+
+    def serve(self):
+        """Handle one message, if there is one, whatever the abort word says. Return whether there was one."""
+        return bool(self.take_any())
+
+    def adopt(self, uint32_t generation):
+        """Go over to a later generation: nothing of an older one is delivered or waited for any more.
+
+        What was borrowed is writable again, although a late receiver may still read it: what it gets is dropped there.
+        Messages of `generation` that came early are delivered now, so its channels must be in place.
+        """
+        cdef int i
+        self.generation = generation
+        self.give_back()
+        for i in range(self.num_sends):
+            self.sending[i].awaited = False
+        self.num_awaited = 0
+        self.pieces.clear()
+        self.reap()
+        self.protected.clear()
+
+    def deliver_early(self):
+        """Deliver what came for this generation before it was adopted here."""
+        early, self.later = self.later, []
+        for message in early:
+            self.sort(*message)
 
     cpdef int pump(self) except -1:
         cdef int turn
@@ -470,7 +536,7 @@ cdef class Wire(Pump):
         elif outcome == SIGNALS:
             PyErr_CheckSignals()
         else:
-            self.demand_receive(code, index)
+            self.failed(code, index)
         return 0
 
     cdef int wait(self, bint sends, int64_t start, int64_t idle_ns, int* index, MPI_Status* status,
@@ -481,7 +547,7 @@ cdef class Wire(Pump):
         cdef uint32_t turn = 0
         cdef timespec nap
         while True:
-            if self.word[0]:
+            if self.is_over():
                 return ABORTED
             code[0] = MPI_Testany(self.num_receives, self.requests, &at, &done, status)
             if code[0] != MPI_SUCCESS:
@@ -529,8 +595,21 @@ cdef class Wire(Pump):
         arriving.parts -= 1
         Py_DECREF(arriving)
         if arriving.parts == 0:
-            self.hand_over(arriving.kind, arriving.source, arriving.channel, arriving.epoch, arriving.memory)
+            self.sort(arriving.source, arriving.generation, arriving.kind, False, arriving.channel, arriving.epoch,
+                      arriving.memory)
         return 0
+
+    def sort(self, int source, uint32_t generation, int kind, bint more, uint64_t channel, uint64_t epoch, memory):
+        """Deliver a message of this generation, keep one of a later, drop one of an older."""
+        if generation == self.generation:
+            if kind == CONTROL:
+                self.hand_control(source, more, channel, epoch, (<list>memory)[0])
+            else:
+                self.hand_over(kind, source, channel, epoch, memory)
+            return
+        if generation > self.generation:
+            self.later.append((source, generation, kind, more, channel, epoch, memory))
+        self.on_stray(source, generation)
 
     cdef int take_message(self, int i, size_t received) except -1:
         """Read a message out of its eager buffer, open the receive again, then hand over what came."""
@@ -542,27 +621,27 @@ cdef class Wire(Pump):
         try:
             check(<Header*>buffer, received)
             header = (<Header*>buffer)[0]
-            if header.generation == self.generation:
-                memory = self.make_memory(&header, buffer)
+            memory = self.make_memory(&header, buffer)
         except Exception as error:
             raise TaskgraphError(f"a message of rank {peer} cannot be read: {error}") from error
-        if header.generation == self.generation:
-            if header.flags & INLINE:
-                self.fill(&header, buffer + lead_bytes(&header), memory)
-            else:
-                arriving = Arriving()
-                arriving.kind = header.kind
-                arriving.source = peer
-                arriving.channel = header.channel
-                arriving.epoch = header.epoch
-                arriving.memory = memory
-                self.expect(arriving)
-        self.demand(MPI_Irecv(buffer, EAGER_BYTES, MPI_BYTE, peer, self.tag(MESSAGE), self.comm, &self.requests[i]),
-                    peer)
-        if arriving is None and header.generation == self.generation:
-            if header.kind == CONTROL:
-                return self.hand_control(peer, &header, (<list>memory)[0])
-            self.hand_over(header.kind, peer, header.channel, header.epoch, memory)
+        if header.flags & INLINE:
+            self.fill(&header, buffer + lead_bytes(&header), memory)
+        else:
+            arriving = Arriving()
+            arriving.generation = header.generation
+            arriving.kind = header.kind
+            arriving.source = peer
+            arriving.channel = header.channel
+            arriving.epoch = header.epoch
+            arriving.memory = memory
+            self.expect(arriving)
+        if peer not in self.gone:
+            self.requests[i] = MPI_REQUEST_NULL
+            self.demand(MPI_Irecv(buffer, EAGER_BYTES, MPI_BYTE, peer, MESSAGE, self.comm, &self.requests[i]), peer)
+        if arriving is None:
+            if header.generation == self.generation and header.kind == ARRAY:
+                return self.epoch.deliver(header.channel, header.epoch, memory)
+            self.sort(peer, header.generation, header.kind, header.flags & MORE, header.channel, header.epoch, memory)
         return 0
 
     cdef object make_memory(self, Header* header, char* buffer):
@@ -606,13 +685,13 @@ cdef class Wire(Pump):
             raise TaskgraphError(f"the object that {name} brought from rank {source} cannot be unpickled: {error}") from error
         return self.epoch.deliver(channel, epoch, value)
 
-    cdef int hand_control(self, int source, Header* header, ndarray frame) except -1:
+    cdef int hand_control(self, int source, bint more, uint64_t topic, uint64_t epoch, ndarray frame) except -1:
         data = frame.tobytes()
-        if header.flags & MORE:
+        if more:
             self.pieces.setdefault(source, []).append(data)
             return 0
         begun = self.pieces.pop(source, None)
-        self.on_control(source, header.channel, header.epoch, data if begun is None else b"".join([*begun, data]))
+        self.on_control(source, topic, epoch, data if begun is None else b"".join([*begun, data]))
         return 0
 
     # ---- the end ----
@@ -634,19 +713,41 @@ cdef class Wire(Pump):
         return self.num_sends
 
     cdef int demand(self, int code, int peer) except -1:
-        """Raise for an MPI error."""
+        """Return 1 where a call of MPI succeeded, 0 where the peer has died; raise for any other error."""
         cdef int error_class = 0
         if code == MPI_SUCCESS:
-            return 0
+            return 1
         MPI_Error_class(code, &error_class)
-        if error_class == TG_PROC_FAILED:
-            raise PeerLost(peer, "MPI sent to it or received from it")
-        raise TaskgraphError(f"MPI: {error_text(code)} (rank {peer})")
+        if error_class != TG_PROC_FAILED:
+            raise TaskgraphError(f"MPI: {error_text(code)} (rank {peer})")
+        self.lose(peer)
+        return 0
 
-    cdef int demand_receive(self, int code, int index) except -1:
-        if code == MPI_SUCCESS:
+    cdef int failed(self, int code, int index) except -1:
+        """Handle the failure of an open receive."""
+        if not 0 <= index < self.num_receives:
+            raise TaskgraphError(f"MPI: {error_text(code)}")
+        self.demand(code, self.receiving[index].peer)
+        return 0
+
+    cdef int lose(self, int peer) except -1:
+        """A peer has died: let go of the receives from it. Their memory stays, MPI may still know it."""
+        cdef int i = 0
+        if peer in self.gone:
             return 0
-        return self.demand(code, self.receiving[index].peer if 0 <= index < self.num_receives else -1)
+        self.gone.add(peer)
+        while i < self.num_receives:
+            if self.receiving[i].peer == peer:
+                if not tg_is_null(self.requests[i]):
+                    MPI_Cancel(&self.requests[i])
+                    MPI_Request_free(&self.requests[i])
+                self.num_receives -= 1
+                self.requests[i] = self.requests[self.num_receives]
+                self.receiving[i] = self.receiving[self.num_receives]
+            else:
+                i += 1
+        self.on_lost(peer)
+        return 0
 
 
 cdef bint overlap(ndarray a, ndarray b) noexcept:

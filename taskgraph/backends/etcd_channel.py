@@ -125,10 +125,11 @@ class EtcdChannel:
                     continue
             failures += 1
             round_over = failures % len(self._endpoints) == 0
-            pause = next(pauses) if round_over and not once else 0.0
-            if (once and round_over) or time.monotonic() + pause >= end:
+            left = end - time.monotonic()
+            if left <= 0 or (once and round_over):
                 raise CoordinatorUnreachable(self._access.endpoints, time.monotonic() - begin, reason)
-            self._closed.wait(pause)
+            if round_over:
+                self._closed.wait(min(next(pauses), left))
 
     def endpoint(self) -> Endpoint:
         """Return the endpoint that is in use now."""

@@ -8,10 +8,16 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from taskgraph._native.channel import Port, Pump
-from taskgraph.ids import Epoch, Rank
+from taskgraph.ids import Epoch, Generation, Rank
 
 OnControl = Callable[[Rank, int, Epoch, bytes], None]
 """Called as ``on_control(source, topic, epoch, data)`` from within `pump`, `poll` and `finish_sends`."""
+
+OnStray = Callable[[Rank, Generation], None]
+"""Called as ``on_stray(source, generation)`` for a message of another generation: dropped if older, kept if later."""
+
+OnLost = Callable[[Rank], None]
+"""Called as ``on_lost(rank)`` when the transport itself finds that a peer has died."""
 
 
 class Transport(Protocol):
@@ -35,8 +41,17 @@ class Transport(Protocol):
     def pump(self) -> int:
         """Wait until something came in and was delivered. Raises EpochAborted."""
 
+    def serve(self) -> bool:
+        """Handle one message, if there is one, whatever the abort word says."""
+
+    def adopt(self, generation: Generation) -> None:
+        """Go over to a later generation: nothing of an older one is delivered or waited for any more."""
+
+    def deliver_early(self) -> None:
+        """Deliver what came for this generation before it was adopted."""
+
     def close(self) -> int:
         """Withdraw what is open; return the number of sends that are still under way."""
 
 
-__all__ = ["OnControl", "Port", "Pump", "Transport"]
+__all__ = ["OnControl", "OnLost", "OnStray", "Port", "Pump", "Transport"]

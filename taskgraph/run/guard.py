@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import taskgraph
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.processes import alive, unbound
@@ -157,7 +156,7 @@ def _private(path: str, flags: int) -> int:
 
 def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_OWN)}
-    source = Path(taskgraph.__path__[0]).parent
+    source = Path(__file__).parents[2]
     if source.name not in _INSTALLED:
         path = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{source}{os.pathsep}{path}" if path else str(source)

@@ -12,8 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
 
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.words import OVER, AbortWords
@@ -21,25 +19,29 @@ from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplac
 from taskgraph.ids import Epoch, Host
 from taskgraph.plan import lifecycle
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.lifecycle import Do, Unit
+from taskgraph.plan.lifecycle import (
+    Do,
+    EndAsked,
+    EtcdAway,
+    EtcdBack,
+    Event,
+    RunIsAbsent,
+    RunIsAnothers,
+    RunIsOurs,
+    State,
+    StatusSeen,
+    Unit,
+    UnitFailed,
+)
 from taskgraph.run.duties import Duty, Progress
+from taskgraph.run.end_request import EndRequest, refuse_all
 from taskgraph.run.hearing import ending_of, hear, hosts_after
+from taskgraph.run.schedule import RETRY_S, Schedule
 
 log = logging.getLogger(__name__)
 
 TURN_S = 0.5
 """The longest that a turn waits for news, in seconds: what has no event is looked at this often."""
-_RETRY_S = 0.5
-
-
-@dataclass(slots=True)
-class _Request:
-    """Somebody wants the job to end so."""
-
-    ending: Ending
-    answer: Future[bool]
-    tried: bool = False
-    """Whether a write was begun; without an answer it may have been carried out."""
 
 
 class Sidecar:
@@ -53,6 +55,9 @@ class Sidecar:
         Who this is.
     on_end
         Called once, in the thread of the sidecar, with the ending that rules.
+    on_failure
+        Called after `on_end`, in the same thread, if the ending that rules is a failure of this thread or of a call
+        that was handed to it: then nobody else will print it.
     words
         The abort words of the host: all are set once the job is over.
     duties
@@ -67,6 +72,7 @@ class Sidecar:
         unit: Unit,
         *,
         on_end: Callable[[Ending], None],
+        on_failure: Callable[[Ending], None] | None = None,
         words: AbortWords | None = None,
         duties: Sequence[Duty] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -74,15 +80,15 @@ class Sidecar:
         self._coordinator = coordinator
         self._unit = unit
         self._on_end = on_end
+        self._on_failure = on_failure
         self._words = words
-        self._clock = clock
         self._state = lifecycle.begin(unit)
         self._away = False
         self._lost_run = False
         self._epoch: Epoch | None = None
         own: list[Duty] = [Progress(lambda: self._epoch)] if unit.root and unit.rank is not None else []
-        self._due = dict.fromkeys([*duties, *own], float("-inf"))
-        self._asked: deque[_Request] = deque()
+        self._schedule = Schedule([*duties, *own], clock)
+        self._asked: deque[EndRequest] = deque()
         self._ruling: Ending | None = None
         self._calls: deque[Callable[[], None]] = deque()
         self._hosts: frozenset[Host] | None = None
@@ -99,7 +105,7 @@ class Sidecar:
     @property
     def over(self) -> bool:
         """Whether an ending was delivered."""
-        return self._state is lifecycle.State.OVER
+        return self._state is State.OVER
 
     # What the main thread calls.
 
@@ -133,10 +139,10 @@ class Sidecar:
 
     def ask_end(self, ending: Ending) -> Future[bool]:
         """Begin to end the job; the future has what `end` returns."""
-        request = _Request(ending, Future())
+        request = EndRequest(ending)
         self._asked.append(request)
         if self._finished:  # nobody will look any more
-            self._refuse_ends()
+            refuse_all(self._asked, self._ruling)
         self._coordinator.wake()
         return request.answer
 
@@ -176,9 +182,9 @@ class Sidecar:
         try:
             self._do_calls()
             self._do_ends()
-            wait_s = self._do_duties(timeout_s)
+            wait_s = self._schedule.turn(self._coordinator, self._has_etcd(), timeout_s)
             if self._asked and not self._away:
-                wait_s = min(wait_s, _RETRY_S)
+                wait_s = min(wait_s, RETRY_S)
             if self._lost_run:
                 self._closing.wait(wait_s)
                 return
@@ -190,7 +196,7 @@ class Sidecar:
             self._do_ends()
         except (RunReplaced, RunWiped) as error:
             self._lost_run = True
-            self._take(lifecycle.UnitFailed(Ending(status=1, message=str(error))))
+            self._take(UnitFailed(Ending(status=1, message=str(error))))
         if self.over and self._words is not None:
             self._words.set_all(OVER)  # again: see AbortWords.set
 
@@ -200,43 +206,27 @@ class Sidecar:
             try:
                 function()
             except Exception as error:
-                self.ask_end(lifecycle.failure(self._unit, error))
+                self._asked.append(self._own_request(error))
 
     def _do_ends(self) -> None:
         while self._asked and (self.over or not self._away):
             request = self._asked[0]
             try:
-                self._take(lifecycle.EndAsked(request.ending), request)
+                self._take(EndAsked(request.ending), request)
             except CoordinatorUnreachable as error:
                 log.debug("the end of the job is still to be written: %s", error)
                 return
             self._asked.popleft()
 
-    def _do_duties(self, limit_s: float) -> float:
-        """Do what is due; return the seconds to wait for something else."""
-        for duty, due in self._due.items():
-            if duty.needs_etcd and not self._has_etcd():
-                continue
-            now = self._clock()
-            if now >= due:
-                try:
-                    due = now + duty.turn(self._coordinator, now)
-                except CoordinatorUnreachable as error:
-                    log.debug("%s will try again: %s", self._unit, error)
-                    due = now + _RETRY_S
-                self._due[duty] = due
-            limit_s = min(limit_s, due - now)
-        return limit_s
-
     def _has_etcd(self) -> bool:
-        return not self._away and not self._lost_run and self._state is not lifecycle.State.JOINING
+        return not self._away and not self._lost_run and self._state is not State.JOINING
 
-    def _take(self, event: lifecycle.Event, request: _Request | None = None) -> None:
+    def _take(self, event: Event, request: EndRequest | None = None) -> None:
         was = self._state
-        if isinstance(event, lifecycle.RunIsAbsent | lifecycle.RunIsAnothers):
-            self._lost_run = was is not lifecycle.State.JOINING
-        elif isinstance(event, lifecycle.EtcdAway | lifecycle.EtcdBack):
-            self._away = isinstance(event, lifecycle.EtcdAway)
+        if isinstance(event, RunIsAbsent | RunIsAnothers):
+            self._lost_run = was is not State.JOINING
+        elif isinstance(event, EtcdAway | EtcdBack):
+            self._away = isinstance(event, EtcdAway)
         after, orders = lifecycle.step(was, event)
         if Do.WRITE_STATUS in orders:
             assert request is not None
@@ -246,48 +236,52 @@ class Sidecar:
         for order in orders:
             self._obey(order, event, request)
 
-    def _obey(self, order: Do, event: lifecycle.Event, request: _Request | None) -> None:
+    def _obey(self, order: Do, event: Event, request: EndRequest | None) -> None:
         match order, event:
-            case Do.DELIVER, (
-                lifecycle.StatusSeen(ending=ending)
-                | lifecycle.UnitFailed(ending=ending)
-                | lifecycle.RunIsAbsent(ending=ending)
-                | lifecycle.RunIsAnothers(ending=ending)
-            ):
-                log.info("the job is over: status %d %s", ending.status, ending.describe())
-                self._ruling = ending
-                self._on_end(ending)
+            case Do.DELIVER, StatusSeen() | UnitFailed() | RunIsAbsent() | RunIsAnothers():
+                self._ruling = event.ending
+                log.info("the job is over: status %d %s", event.ending.status, event.ending.describe())
+                self._on_end(event.ending)
             case Do.SET_WORDS, _:
                 if self._words is not None:
                     self._words.set_all(OVER)
             case Do.ANSWER_LOST, _:
                 assert request is not None
-                request.answer.set_result(request.tried and self._ruling == request.ending)
-            case Do.LOG_OUTAGE, lifecycle.EtcdAway(why):
+                request.answer_after(self._ruling)
+            case Do.LOG_OUTAGE, EtcdAway(why):
                 log.warning("etcd is away, the job goes on without it: %s", why)
             case Do.LOG_RETURN, _:
                 log.warning("etcd is back")
 
-    def _write_status(self, request: _Request) -> None:
+    def _write_status(self, request: EndRequest) -> None:
         value = request.ending.encode()
         tried, request.tried = request.tried, True
         won = self._coordinator.write({"status": value}, absent=("status",))
         there = value if won else self._coordinator.read("status").get("status", value)
-        self._take(lifecycle.RunIsOurs())  # else the write would have been refused
-        self._take(lifecycle.StatusSeen(ending_of(there)))
+        self._take(RunIsOurs())  # else the write would have been refused
+        self._take(StatusSeen(ending_of(there)))
         request.answer.set_result(won or (tried and there == value))
 
     def _fail(self, error: Exception) -> None:
-        ending = lifecycle.failure(self._unit, error)
+        request = self._own_request(error)
         try:
             if not self.over:
-                self._write_status(_Request(ending, Future()))
-        except Exception:
-            log.debug("the failure of %s cannot be written to etcd", self._unit, exc_info=True)
+                self._write_status(request)
+        except Exception as unwritten:
+            log.debug("the failure of %s cannot be written to etcd: %s", self._unit, unwritten)
         try:
-            self._take(lifecycle.UnitFailed(ending))
+            self._take(UnitFailed(request.ending))
         except Exception:
             log.exception("%s cannot deliver the end", self._unit)
+        request.tried = True  # told to nobody else, it is still what rules here
+        request.answer_after(self._ruling)
+
+    def _own_request(self, error: Exception) -> EndRequest:
+        """Make an error of this thread the end of the job; where it rules, tell who prints it."""
+        request = EndRequest(lifecycle.failure(self._unit, error))
+        if self._on_failure is not None:
+            request.if_it_rules(self._on_failure)
+        return request
 
     def _finish(self) -> None:
         """Do what is left, once; nothing of it may hold the end up."""
@@ -295,24 +289,10 @@ class Sidecar:
             if self._finished:
                 return
             self._finished = True
-            steps: list[Callable[[], None]] = [self._do_calls, self._do_ends]
-            for duty in self._due:
-                steps.append(partial(self._finish_duty, duty))
-            for step in steps:
-                try:
-                    step()
-                except Exception as error:
-                    log.debug("%s leaves something undone: %s", self._unit, error)
-        self._refuse_ends()
-
-    def _finish_duty(self, duty: Duty) -> None:
-        if not duty.needs_etcd or self._has_etcd():
-            duty.finish(self._coordinator)
-
-    def _refuse_ends(self) -> None:
-        while self._asked:
-            answer = self._asked.popleft().answer
-            if self.over:
-                answer.set_result(False)
-            else:
-                answer.set_exception(CoordinatorError("the sidecar was closed before etcd took the end of the job"))
+            try:
+                self._do_calls()
+                self._do_ends()
+            except Exception as error:
+                log.debug("%s leaves something undone: %s", self._unit, error)
+            self._schedule.finish(self._coordinator, self._has_etcd())
+        refuse_all(self._asked, self._ruling)

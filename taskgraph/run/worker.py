@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 from taskgraph._native.channel import Epoch as NativeEpoch
-from taskgraph.backends.transport import OnControl, Transport
-from taskgraph.errors import GraphError, UsageError
-from taskgraph.ids import Epoch, Rank, TaskId
+from taskgraph.backends.transport import OnControl, OnLost, OnStray, Transport
+from taskgraph.errors import GraphError, PeerLost, UsageError
+from taskgraph.ids import Epoch, Generation, Rank, TaskId
 from taskgraph.plan.commit import Contribution, Reduction, Verdict, verdict
 from taskgraph.plan.declarations import Declarations
 from taskgraph.plan.layout import Layout
@@ -24,7 +24,7 @@ from taskgraph.program.graph import TaskGraph
 from taskgraph.run.ends import Ends
 from taskgraph.run.replicas import Program, Replica, make_replica
 
-Connect = Callable[[NativeEpoch, Codec, OnControl], Transport]
+Connect = Callable[[NativeEpoch, Codec, OnControl, OnStray, OnLost], Transport]
 """Opens the transport of this rank."""
 
 Check = Callable[[Mapping[TaskId, TaskGraph], Epoch], None]
@@ -78,7 +78,7 @@ class Worker:
         self._epoch = NativeEpoch(codec)
         self._transport: Transport | None = None
         if connect is not None:
-            self._transport = connect(self._epoch, codec, self._on_control)
+            self._transport = connect(self._epoch, codec, self._on_control, self._on_stray, self._on_lost)
             self._epoch.attach(self._transport)
         self._primaries: list[Replica] = []
         self._backups: list[Replica] = []
@@ -273,3 +273,10 @@ class Worker:
         elif topic == Topic.COMPOSED:
             rank = int.from_bytes(data, "little")
             self._check_whole(epoch, self._declarations.composed(epoch, rank))
+
+    def _on_stray(self, source: Rank, generation: Generation) -> None:
+        """Note a message of another generation."""
+
+    def _on_lost(self, rank: Rank) -> None:
+        """End the job: MPI says that a rank has died."""
+        raise PeerLost(rank, "MPI sent to it or received from it")

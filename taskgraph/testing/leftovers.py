@@ -1,9 +1,9 @@
 """What a job started from a test still has: processes and files, found by evidence and never by name.
 
 Every process of a job inherits the variable `MARKER` with a value of the job's own. A process that dropped the
-variable is found by its session or its parents. Files in ``/dev/shm`` carry no such mark: those count that appeared after
-the job began and that no other process has open or names on its command line. While another job runs on the machine, it
-must also be known that the job had them.
+variable is found by its session or its parents. Files in ``/dev/shm`` carry no such mark: those count that appeared
+after the job began and that no other process has open or names on its command line. While another job runs on the
+machine, it must also be known that the job had them.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from taskgraph._native.channel import Port, Pump, own_copy
 from taskgraph._native.message import borrows, give_back
 from taskgraph.backends.transport import OnControl
 from taskgraph.errors import EpochAborted
-from taskgraph.ids import Epoch, Rank
+from taskgraph.ids import Epoch, Generation, Rank
 from taskgraph.program.codec import Codec
 
 _IDLE_S = 0.02
@@ -107,6 +107,16 @@ class LoopbackTransport(Pump):
         except queue.Empty:
             return 0
         return 1
+
+    def serve(self) -> bool:
+        """Deliver one message, if there is one."""
+        return bool(self.poll())
+
+    def adopt(self, generation: Generation) -> None:
+        """Do nothing: threads do not die, so there is one generation."""
+
+    def deliver_early(self) -> None:
+        """Do nothing: nothing comes early."""
 
     def close(self) -> int:
         """Nothing is ever under way."""

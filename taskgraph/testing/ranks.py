@@ -55,7 +55,7 @@ def run(job: Job, ranks: int = 1) -> int:
             rank,
             range(ranks),
             layout,
-            lambda epoch, codec, on_control: LoopbackTransport(network, rank, epoch, codec, on_control),
+            lambda epoch, codec, on_control, on_stray, on_lost: LoopbackTransport(network, rank, epoch, codec, on_control),
             check_now,
             lambda finished: None,
         )

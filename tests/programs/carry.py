@@ -44,8 +44,8 @@ def carrying(values: Sequence[Callable[[], object]], receive: Callable[[int, obj
 
 
 if __name__ == "__main__":
-    import bare
-    from arrays import assert_arrived, build
+    from programs import bare
+    from programs.arrays import assert_arrived, build
 
     recipes = pickle.loads(Path(sys.argv[1]).read_bytes())
 
