@@ -73,7 +73,7 @@ class Config:
     """What a waiting rank does: ``"spin"``, ``"yield"``; ``"auto"``: spin where each rank has a core."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+        if not _NAME.fullmatch(str(self.name)):
             raise UsageError(
                 f"name={self.name!r} is not a plain name: use letters, digits, '_', '.', '-', "
                 "a letter or digit first, 64 at most"
@@ -95,9 +95,9 @@ class Config:
 
     def _bound(self, option: str, low: float, high: float) -> None:
         value = getattr(self, option)
-        number = (int, float) if isinstance(low, float) or option.endswith("_s") else int
-        if isinstance(value, bool) or not isinstance(value, number):
-            raise UsageError(f"{option}={value!r} is not {'a number' if number is not int else 'an integer'}")
+        in_seconds = option.endswith("_s")
+        if isinstance(value, bool) or not isinstance(value, (int, float) if in_seconds else int):
+            raise UsageError(f"{option}={value!r} is not {'a number' if in_seconds else 'an integer'}")
         if not low <= value <= high:
             raise UsageError(f"{option}={value!r} is out of bounds: {low} to {high}")
 

@@ -76,6 +76,12 @@ class TestUsers:
     def access(secured: OwnEtcd, user: str | None, password: str | None = None) -> EtcdAccess:
         return dataclasses.replace(secured.access, user=user, password=password or f"password of {user}")
 
+    def invalidate_tokens(self, secured: OwnEtcd) -> None:
+        channel = EtcdChannel(self.access(secured, "root"))
+        request = channel.rpc.AuthUserChangePasswordRequest(name="job", password="password of job")
+        channel.call("Auth.UserChangePassword", request)
+        channel.close()
+
     def test_one_with_the_permission_does_all_that_a_job_does(self, secured: OwnEtcd):
         with Connecting(self.access(secured, "job")) as connect:
             coordinator = connect()
@@ -94,7 +100,8 @@ class TestUsers:
             coordinator.claim("run")
             coordinator.news(LIMIT_S)
             token = coordinator._channel._token
-            secured.kill()  # it keeps tokens in memory only
+            self.invalidate_tokens(secured)
+            secured.kill()
             collect(coordinator, lambda events: any(isinstance(event, Unreachable) for event in events), LIMIT_S)
             secured.start()
             events = collect(coordinator, lambda events: Reachable() in events, LIMIT_S)
@@ -106,7 +113,7 @@ class TestUsers:
     def test_a_wrong_password_is_named(self, secured: OwnEtcd):
         with (
             Connecting(self.access(secured, "job", "guessed")) as connect,
-            pytest.raises(UsageError, match="etcd_user='job'.*wrong user or password"),
+            pytest.raises(UsageError, match=r"etcd_user='job'.*wrong user or password"),
         ):
             connect().claim("run")
 
@@ -116,7 +123,7 @@ class TestUsers:
 
     def test_a_user_without_the_permission_is_told_which_to_grant(self, secured: OwnEtcd):
         with Connecting(self.access(secured, "guest")) as connect:
-            with pytest.raises(UsageError, match="etcd_user='guest' lacks permission.*readwrite.*/taskgraph/"):
+            with pytest.raises(UsageError, match=r"etcd_user='guest' lacks permission.*readwrite.*/taskgraph/"):
                 connect().claim("run")
             with pytest.raises(UsageError, match="lacks permission"):
                 connect().news(LIMIT_S)
@@ -176,10 +183,10 @@ class TestCertificates:
     def test_a_server_of_another_authority_is_not_trusted(self, strict: EtcdAccess, tmp_path):
         stranger = Authority(tmp_path, "stranger").cert.read_text()
         other = dataclasses.replace(strict, ca=stranger, timeout_s=1.0)
-        with Connecting(other) as connect, pytest.raises(CoordinatorUnreachable, match="(?i)certificate"):
+        with Connecting(other) as connect, pytest.raises(CoordinatorUnreachable, match=r"(?i)certificate"):
             connect().claim("run")
 
-    def test_a_client_without_tls_is_told_that_nothing_answers(self, strict: EtcdAccess):
+    def test_a_client_without_tls_is_told_of_the_option(self, strict: EtcdAccess):
         plain = EtcdAccess(endpoints=strict.endpoints, timeout_s=1.0)
         with Connecting(plain) as connect, pytest.raises(CoordinatorUnreachable, match="etcd_ca"):
             connect().claim("run")

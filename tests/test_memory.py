@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -35,6 +36,8 @@ def received(count: int, size: int) -> list[np.ndarray]:
     got: list[np.ndarray] = []
     job = carrying([lambda n=n: np.full(size, n % 256, np.uint8) for n in range(count)], lambda _, array: got.append(array))
     tg.testing.run(job)
+    del job
+    gc.collect()
     return got
 
 
@@ -54,7 +57,7 @@ def test_a_received_array_may_be_resized(size, factor):
 
 
 def test_memory_of_arrays_that_were_let_go_is_taken_again():
-    received(1, 1_000_000)
+    del received(1, 1_000_000)[:]
     idle_before = pool_state()[1]
     assert idle_before >= 1_000_000
     (array,) = received(1, 1_000_000)
@@ -62,6 +65,6 @@ def test_memory_of_arrays_that_were_let_go_is_taken_again():
 
 
 def test_the_pool_keeps_no_more_than_was_once_in_use():
-    received(20, 1_000_000)
+    del received(20, 1_000_000)[:]
     in_use, idle, peak = pool_state()
     assert in_use + idle <= peak + peak // 4

@@ -109,6 +109,7 @@ cdef class Arriving:
     """A large message whose payload is on its way into its memory."""
     cdef uint64_t channel
     cdef uint64_t epoch
+    cdef uint32_t generation
     cdef int kind
     cdef int source
     cdef int parts

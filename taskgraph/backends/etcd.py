@@ -17,7 +17,7 @@ from taskgraph.backends.coordinator import Event
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_channel import EtcdChannel, pauses_between_attempts
 from taskgraph.backends.etcd_watch import EtcdWatch, Inbox
-from taskgraph.errors import CoordinatorError, RunReplaced, RunWiped, UsageError
+from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -219,8 +219,14 @@ class EtcdCoordinator:
         return key
 
     def _warn_of_releases_that_corrupt(self) -> None:
-        members = len(self._channel.call("Cluster.MemberList", self._rpc.MemberListRequest()).message.members)
-        version = self._channel.call("Maintenance.Status", self._rpc.StatusRequest()).message.version
+        try:
+            members = len(self._channel.call("Cluster.MemberList", self._rpc.MemberListRequest()).message.members)
+            version = self._channel.call("Maintenance.Status", self._rpc.StatusRequest()).message.version
+        except CoordinatorUnreachable:
+            raise
+        except (CoordinatorError, UsageError) as error:  # not every user may ask; what else is wrong shows soon
+            log.debug("the release of etcd is not known: %s", error)
+            return
         if members > 1 and re.fullmatch(r"3\.5\.[0-2]", version):
             log.warning(
                 "etcd %s can corrupt its data where it has several members (%d): use 3.5.3 or newer", version, members

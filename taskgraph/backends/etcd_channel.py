@@ -86,6 +86,7 @@ class EtcdChannel:
         self._endpoints = [Endpoint(address, access, self.rpc) for address in access.endpoints]
         self._current = 0
         self._token: str | None = None
+        self._answered = False
         self._closed = threading.Event()
 
     def call(self, method: str, request: Any, *, timeout_s: float | None = None, once: bool = False) -> Answer:
@@ -116,7 +117,9 @@ class EtcdChannel:
         while True:
             endpoint = self.endpoint()
             try:
-                return Answer(self._attempt(endpoint, method, request, end), failures > 0)
+                message = self._attempt(endpoint, method, request, end)
+                self._answered = True
+                return Answer(message, failures > 0)
             except grpc.RpcError as error:
                 self.failed(endpoint, error, method)
                 reason = describe(error)
@@ -127,7 +130,8 @@ class EtcdChannel:
             round_over = failures % len(self._endpoints) == 0
             left = end - time.monotonic()
             if left <= 0 or (once and round_over):
-                raise CoordinatorUnreachable(self._access.endpoints, time.monotonic() - begin, reason)
+                hint = self._hint(reason)
+                raise CoordinatorUnreachable(self._access.endpoints, time.monotonic() - begin, reason + hint)
             if round_over:
                 self._closed.wait(min(next(pauses), left))
 
@@ -193,6 +197,11 @@ class EtcdChannel:
         except (ValueError, StopIteration) as error:  # gRPC's word for a channel that was closed meanwhile
             raise CoordinatorError(f"the connection to etcd was closed during {method}: {error}") from error
 
+    def _hint(self, reason: str) -> str:
+        if self._answered or self._access.ca is not None or "closed" not in reason:
+            return ""
+        return "; if it speaks TLS, name its authority's certificate in etcd_ca"
+
     def _refusal(self, error: grpc.RpcError, method: str) -> Exception:
         details = describe(error)
         where, user = self.endpoint().address, self._access.user
@@ -227,8 +236,10 @@ def pauses_between_attempts() -> Iterator[float]:
 
 def describe(error: grpc.RpcError) -> str:
     """Say in a few words what gRPC reports at length."""
-    details = (error.details() or "").rpartition("last error: ")[2].removeprefix("UNKNOWN: ").strip()
-    return f"{error.code().name}: {details[:300]}" if details else str(error.code().name)
+    code: str = error.code().name
+    details = (error.details() or "").rpartition("last error: ")[2]
+    details = details.removeprefix("UNKNOWN: ").removeprefix(f"{code}: ").strip()
+    return f"{code}: {details[:300]}" if details else code
 
 
 def _is_passing(error: grpc.RpcError) -> bool:

@@ -6,7 +6,6 @@ Nothing here imports gRPC: a keeper starts etcd first and takes its time with th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import importlib.util
 import logging
@@ -16,10 +15,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from taskgraph.backends.processes import Process, alive, kill
@@ -39,7 +38,15 @@ _END_S = 5.0
 
 # Nothing of the launcher, or it takes this process for a rank; no setting of a user's own etcd; no secret of the job.
 _KEPT_OUT = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "ETCD_", "TASKGRAPH_")
-_PR_SET_PDEATHSIG = 1
+
+# Run in between, since no Python code is safe to run after a fork beside gRPC's threads: asks for SIGKILL at the end of the
+# parent (PR_SET_PDEATHSIG), and becomes etcd unless that end came first.
+_TIED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +211,17 @@ def _spawn(
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start the process; return it with the place in the log where its words begin."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
+    tie = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())] if ends_with_parent else []
     with open(_log_of(directory), "ab", opener=_private) as output, _on_every_core():
         words_from = output.tell()
         child = subprocess.Popen(
-            [program, *_flags(directory, port), *flags],
+            [*tie, str(program), *_flags(directory, port), *flags],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd=directory,
             env=environment,
             start_new_session=True,
-            preexec_fn=partial(_end_with_parent, ctypes.CDLL(None), os.getpid()) if ends_with_parent else None,
         )
         return child, words_from
 
@@ -281,21 +288,17 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait(_END_S)
 
 
-def _end_with_parent(libc: ctypes.CDLL, parent: int) -> None:
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it went before that was set
-        os._exit(1)
-
-
 @contextlib.contextmanager
 def _on_every_core() -> Iterator[None]:
     """Undo the binding of this thread for what it starts: else etcd gets the one core on which a rank spins."""
     bound = os.sched_getaffinity(0)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(max(os.cpu_count() or 1, max(bound) + 1)))
     try:
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
         yield
     finally:
-        os.sched_setaffinity(0, bound)
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, bound)
 
 
 def _log_of(directory: Path) -> Path:

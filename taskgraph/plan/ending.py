@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from taskgraph.ids import Epoch, Rank, TaskId
 
@@ -42,7 +43,8 @@ class Ending:
         fields = json.loads(value)
         if not isinstance(fields, dict) or not isinstance(fields.get("status"), int):
             raise ValueError(f"not the ending of a job: {value[:80]!r}")
-        return cls(**{name: fields.get(name) for name in cls.__slots__ if fields.get(name) is not None})
+        known: dict[str, Any] = {name: fields[name] for name in cls.__slots__ if fields.get(name) is not None}
+        return cls(**known)
 
     def describe(self) -> str:
         """Say it in one line that names rank, task, epoch and channel, as far as they are known."""

@@ -191,21 +191,23 @@ class Member:
 
     def _go_on(self, orders: list[Order]) -> Orders:
         """Do what comes next between two epochs, as far as it can be done."""
-        if self._pending and grid.has_room(len({boundary for _, boundary in self._kept})):
+        if not self._contributed and not self._can_save():
+            self._contribute(orders)
+        if self._can_save():
             orders.append(self._snapshot())
             self.phase = Phase.SAVING
+        elif not self._committed or self._pending:
+            self.phase = Phase.WAITING
+        elif self.boundary == self._end_at:
+            self.phase = Phase.ENDING
+            self._end_epochs(orders)
         else:
-            if not self._contributed:
-                self._contribute(orders)
-            if not self._committed or self._pending:
-                self.phase = Phase.WAITING
-            elif self.boundary == self._end_at:
-                self.phase = Phase.ENDING
-                self._end_epochs(orders)
-            else:
-                self.phase = Phase.RUNNING
-                orders.append(RunEpoch(self.boundary))
+            self.phase = Phase.RUNNING
+            orders.append(RunEpoch(self.boundary))
         return tuple(orders)
+
+    def _can_save(self) -> bool:
+        return bool(self._pending) and grid.has_room(len({boundary for _, boundary in self._kept}))
 
     def _snapshot(self) -> Snapshot:
         end = self._end if self.boundary == self._end_at else self._asked
@@ -256,8 +258,8 @@ class Member:
     def _heard(self, safe: Epoch, delivered: Epoch, orders: list[Order]) -> None:
         """Act on a commit: it is the only thing that frees snapshots."""
         self._unheard = False
-        self._safe = max(self._safe, min(safe, self.boundary))
-        self._all_delivered = max(self._all_delivered, min(delivered, self.boundary + 1))
+        self._safe = max(self._safe, safe)
+        self._all_delivered = max(self._all_delivered, delivered)
         orders.append(Record(self._known))
         for key in [key for key in self._kept if key[1] < self._safe]:
             del self._kept[key]
@@ -351,6 +353,10 @@ class Member:
             return NOTHING
         orders: list[Order] = []
         _HANDLERS[topic](self, source, data, orders)
+        return self._then(orders)
+
+    def _then(self, orders: list[Order]) -> Orders:
+        """See whether what was heard is what this rank was waiting for."""
         if self.phase is Phase.WAITING:
             return self._go_on(orders)
         if self.phase is Phase.ENDING:
@@ -360,7 +366,8 @@ class Member:
     def _on_contribution(self, source: Rank, data: bytes, orders: list[Order]) -> None:
         whole = self._reduction.child(source, Contribution.decode(data))
         if whole is not None:
-            self._pass_up(whole, orders)
+            level = self._reduction.lowest(self._level)  # others' copies may have arrived since they contributed
+            self._pass_up(whole._replace(safe=level.safe, delivered=level.delivered), orders)
         else:
             self._say_level(orders)
 
@@ -421,7 +428,7 @@ class Member:
             orders.append(Send(source, Topic.WANT_WHOLE, copy.encode()))
         else:
             orders.append(Store(source, slot, base))
-        return tuple(orders)
+        return self._then(orders)
 
     def stored(self, source: Rank, slot: Held) -> Orders:
         """Acknowledge a copy that is whole now."""

@@ -96,8 +96,8 @@ class Framework:
                 f"protect({name!r}) was given an array of dtype {given.dtype}, which holds Python objects: "
                 "use save= and load= for them"
             )
-        order = "F" if given.flags.f_contiguous and not given.flags.c_contiguous else "C"
-        state = np.array(given, order=order, copy=True, subok=False)
+        column_major = given.flags.f_contiguous and not given.flags.c_contiguous
+        state: NDArray[Any] = np.array(given, order="F" if column_major else "C", copy=True, subok=False)
         self._state[name] = state
         return state
 

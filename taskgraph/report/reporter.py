@@ -28,7 +28,9 @@ class Reporter:
     def failed(self, ending: Ending) -> None:
         """Print the traceback and the line that says where and why."""
         self._progress.close()
-        print(failure(ending), file=sys.stderr, flush=True)
+        if sys.stderr is not None:
+            sys.stderr.write(failure(ending) + "\n")  # in one piece: other ranks may write as well
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Draw for the last time."""

@@ -6,12 +6,11 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-import taskgraph
 from taskgraph.errors import GraphError, TaskgraphError
 from taskgraph.ids import Epoch, Rank, TaskId
 from taskgraph.plan.ending import Ending
 
-_OURS = str(Path(taskgraph.__path__[0]))
+_OURS = str(Path(__file__).parents[1])
 
 
 def ending_of(error: BaseException, rank: Rank, task: TaskId | None, epoch: Epoch | None) -> Ending:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # What a launcher tells its ranks. A process that has them would be taken for a rank by MPI, and waited for by the
 # launcher.
 _LAUNCHERS_OWN = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPIR_CVAR_", "I_MPI_")
-_INSTALLED = ("site-packages", "dist-packages")
+_PROGRAM = Path(__file__).resolve().with_name("keep.py")
 
 
 def start_keeper(directory: HostDir, spec: KeeperSpec) -> None:
@@ -131,7 +131,7 @@ class KeeperGuard:
 
 def _spawn(directory: HostDir) -> None:
     """Start a keeper through a shell that ends at once, so that it is nobody's child and leaves no zombie."""
-    command = [sys.executable, "-m", "taskgraph.run.keeper", str(directory.path)]
+    command = [sys.executable, "-P", str(_PROGRAM), str(directory.path)]
     with open(directory.log, "ab", opener=_private) as out, unbound():
         shell = subprocess.Popen(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
@@ -156,10 +156,6 @@ def _private(path: str, flags: int) -> int:
 
 def _environment() -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_OWN)}
-    source = Path(__file__).parents[2]
-    if source.name not in _INSTALLED:
-        path = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{source}{os.pathsep}{path}" if path else str(source)
     environment["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # the keeper starts an etcd again while gRPC's threads run
     return environment
 

@@ -23,7 +23,7 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.program.graph import TaskGraph, check
 from taskgraph.run.blame import ending_of
-from taskgraph.run.duties import Registration
+from taskgraph.run.duties import Duty, Registration
 from taskgraph.run.guard import KeeperGuard
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.observer import Observer
@@ -74,7 +74,7 @@ def _run(
     coordinator = together(communicator, lambda: _join(config.name, site, access))
     end = End(observer.failed if site.rank == ROOT else None)
     unit = Unit(run=site.run, host=site.host, rank=site.rank, root=site.rank == ROOT)
-    duties = [Registration(unit, Process.current()), KeeperGuard(directory)]
+    duties: list[Duty] = [Registration(unit, Process.current()), KeeperGuard(directory)]
     sidecar = Sidecar(coordinator, unit, on_end=end.known, words=words, duties=duties)
     sidecar.start()
     try:

@@ -1,0 +1,170 @@
+"""The keys of a job in etcd that recovery is about, and the transactions on them.
+
+Every write is a transaction: it creates keys, and only if certain others are absent. The condition that the key ``run``
+still names this run is the coordinator's own (`belongs`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from taskgraph.ids import Generation, Host, Rank
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.holdings import Holdings
+
+STATUS = "status"
+
+
+def dead_key(rank: Rank) -> str:
+    """Return the key of a rank's tombstone."""
+    return f"dead/{rank}"
+
+
+def host_key(host: Host) -> str:
+    """Return the key that a host's lease holds."""
+    return f"hosts/{host}"
+
+
+def holds_key(generation: Generation, host: Host) -> str:
+    """Return the key of what a host offers to a generation."""
+    return f"gen/{generation}/holds/{host}"
+
+
+def decision_key(generation: Generation) -> str:
+    """Return the key of a generation's decision."""
+    return f"gen/{generation}/decision"
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Create `entries` if every key of `absent` is absent."""
+
+    entries: Mapping[str, bytes]
+    absent: tuple[str, ...]
+
+
+def belongs(found: str | None, ours: str) -> bool:
+    """Tell whether a transaction of run `ours` may change anything where the key ``run`` holds `found`."""
+    return found == ours
+
+
+def bury(tombstone: Tombstone, hosts: tuple[Host, ...] = ()) -> Write:
+    """Say that ranks are dead; for an expired lease, only if its key in `hosts` is still absent."""
+    keys = tuple(map(dead_key, tombstone.ranks))
+    must_lack = hosts if tombstone.evidence is Evidence.LEASE else ()
+    return Write(dict.fromkeys(keys, tombstone.encode()), (*keys, *map(host_key, must_lack)))
+
+
+def publish(generation: Generation, holdings: Holdings) -> Write:
+    """Offer to a generation what a host holds."""
+    key = holds_key(generation, holdings.host)
+    return Write({key: holdings.encode()}, (key,))
+
+
+def begin(decision: Decision) -> Write:
+    """Create a generation, if the job is not over."""
+    key = decision_key(decision.generation)
+    return Write({key: decision.encode()}, (key, *excluded_by_status()))
+
+
+def excluded_by_status() -> tuple[str, ...]:
+    """Return what must be absent for a generation to begin: the end of the job."""
+    return (STATUS,)
+
+
+def conclude(generation: Generation, ending: Ending) -> Write:
+    """End the job, as `generation` finds it, if no later generation has begun."""
+    return Write({STATUS: ending.encode()}, (STATUS, *excluded_by_decision(generation)))
+
+
+def excluded_by_decision(generation: Generation) -> tuple[str, ...]:
+    """Return what must be absent for `generation` to end the job: the next one."""
+    return (decision_key(generation + 1),)
+
+
+def fail(rank: Rank, generation: Generation, ending: Ending) -> Write:
+    """End the job by an error of the application, if the rank counts as alive and its generation is the newest.
+
+    Otherwise the error is dropped: the rank may have computed with what it should not have, and a real one comes again.
+    """
+    return Write({STATUS: ending.encode()}, (STATUS, *must_be_current(rank, generation)))
+
+
+def must_be_current(rank: Rank, generation: Generation) -> tuple[str, ...]:
+    """Return what must be absent for an error of `rank` in `generation` to count."""
+    return (dead_key(rank), decision_key(generation + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class RankDead:
+    """A tombstone was seen."""
+
+    rank: Rank
+    tombstone: Tombstone
+
+
+@dataclass(frozen=True, slots=True)
+class HostKnown:
+    """A host holds its lease."""
+
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class HostSilent:
+    """The lease of a host has expired."""
+
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A host has said what it holds."""
+
+    generation: Generation
+    holdings: Holdings
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A generation has begun."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over."""
+
+    ending: Ending
+
+
+News: TypeAlias = RankDead | HostKnown | HostSilent | Published | Decided | Ended
+
+
+def read(key: str, value: bytes) -> News | None:
+    """Say what a new value of a key means to recovery; None: nothing. Raises ValueError where it cannot be read."""
+    match key.split("/"):
+        case ["dead", rank]:
+            return RankDead(int(rank), Tombstone.decode(value))
+        case ["hosts", host]:
+            return HostKnown(host)
+        case ["gen", generation, "holds", _]:
+            return Published(int(generation), Holdings.decode(value))
+        case ["gen", _, "decision"]:
+            return Decided(Decision.decode(value))
+        case ["status"]:
+            return Ended(Ending.decode(value))
+    return None
+
+
+def read_deleted(key: str) -> News | None:
+    """Say what the disappearance of a key means to recovery; None: nothing."""
+    match key.split("/"):
+        case ["hosts", host]:
+            return HostSilent(host)
+    return None

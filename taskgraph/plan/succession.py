@@ -1,0 +1,349 @@
+"""From a tombstone to the next generation: what a unit does, whichever it is.
+
+A unit is the sidecar thread of a rank or the keeper of a host. Whatever it does here is idempotent or creates a key that
+must be absent, so any unit may do it, and the first wins.
+
+Rule 1: a tombstone of a rank that the newest decision lists, and nothing else, starts the next generation. Rule 2: first
+the floor of the host rises, then what is whole is read and published; nothing that a rank of the old generation does
+afterwards counts. Rule 3: publishing never waits for user code. Rule 4: any unit may decide once every live host has
+published; the first in the row at once, the others later and later. Rule 5: where the job is known to be over, a
+tombstone is answered with the status, not with holdings.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from taskgraph.config import Placement
+from taskgraph.ids import Generation, Host, Rank
+from taskgraph.plan import records
+from taskgraph.plan.decide import decide
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.holdings import Held, Holdings, Known
+from taskgraph.plan.lifecycle import Unit
+from taskgraph.plan.records import Write
+
+TURN_S = 0.05
+"""How much longer each unit in the row waits before it decides, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What `MarkOver` wrote down on a host."""
+
+    generation: Generation
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What a unit finds in the shared memory of its host, read after the floor was raised."""
+
+    slots: tuple[Held, ...]
+    known: Known = Known()
+    over: Over | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Raise the floor of the host to `generation`, then read the host and answer with `Succession.frozen`."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseFloor:
+    """Raise the floor of the host to `generation`."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Set the abort words of the host's ranks: those of a generation below this one leave their epoch."""
+
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Transact:
+    """Do this in etcd, again until it is answered, and answer with `Succession.answered`."""
+
+    write: Write
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Call `Succession.turn_came` after so many seconds."""
+
+    delay_s: float
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Give this to the main thread; it replaces an earlier one that was not taken yet."""
+
+    decision: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveDead:
+    """This unit's rank has a tombstone: it leaves at once."""
+
+    tombstone: Tombstone
+
+
+Act: TypeAlias = Freeze | RaiseFloor | Abort | Transact | Wait | Adopt | LeaveDead
+Acts: TypeAlias = tuple[Act, ...]
+
+
+@dataclass(slots=True)
+class _Accusation:
+    """Ranks that this unit knows to be dead and that have no tombstone yet."""
+
+    tombstone: Tombstone
+    host: Host | None
+    refused: bool = field(default=False)
+
+
+class Succession:
+    """What one unit knows of generations, and what follows from it.
+
+    Parameters
+    ----------
+    unit
+        Who this is.
+    backups, placement
+        What the job was configured with.
+    """
+
+    def __init__(self, unit: Unit, *, backups: int, placement: Placement) -> None:
+        self._unit = unit
+        self._backups = backups
+        self._placement = placement
+        self._decisions: dict[Generation, Decision] = {}
+        self._newest: Decision | None = None
+        self._dead: dict[Rank, Tombstone] = {}
+        self._holdings: dict[Generation, dict[Host, Holdings]] = {}
+        self._silent: set[Host] = set()
+        self._accusations: list[_Accusation] = []
+        self._living: Counter[Host] = Counter()
+        self._missing: set[Rank] = set()
+        self._frozen: Generation = -1
+        self._asked_turn: Generation = -1
+        self._left = False
+        self.over = False
+
+    # ---- what others ask ----
+
+    @property
+    def newest(self) -> Decision | None:
+        """The newest decision that was heard of."""
+        return self._newest
+
+    @property
+    def history(self) -> dict[Generation, int]:
+        """The resume boundaries of all generations."""
+        return {generation: decision.boundary for generation, decision in self._decisions.items()}
+
+    @property
+    def tombstones(self) -> dict[Rank, Tombstone]:
+        """Every tombstone that was heard of."""
+        return dict(self._dead)
+
+    def must_write(self, generation: Generation) -> bool:
+        """Tell, at `Conclude`, whether the status must be in etcd before anyone leaves.
+
+        Ranks outside the generation, and units that have seen a tombstone, hear of the end only there.
+        """
+        return generation > 0 or bool(self._dead) or bool(self._accusations)
+
+    # ---- news from etcd ----
+
+    def hear(self, news: Iterable[records.News]) -> Acts:
+        """Take in what changed in etcd, in order."""
+        acts: list[Act] = []
+        for item in news:
+            match item:
+                case records.RankDead(rank, tombstone):
+                    self._bury(rank, tombstone)
+                case records.Published(generation, holdings):
+                    self._holdings.setdefault(generation, {})[holdings.host] = holdings
+                case records.Decided(decision):
+                    self._decided(decision, acts)
+                case records.HostSilent(host):
+                    self._silent.add(host)
+                    self._accuse_silent(host, acts)
+                case records.HostKnown(host):
+                    self._silent.discard(host)
+                case records.Ended():
+                    self.over = True
+        self._go_on(acts)
+        return tuple(acts)
+
+    def _decided(self, decision: Decision, acts: list[Act]) -> None:
+        self._decisions[decision.generation] = decision
+        if self._newest is not None and decision.generation <= self._newest.generation:
+            return
+        self._newest = decision
+        self._living = Counter(host for rank, host in decision.host_of.items() if rank not in self._dead)
+        self._missing = {rank for rank in decision.live if rank in self._dead}
+        self._frozen = max(self._frozen, decision.generation)
+        acts.append(RaiseFloor(decision.generation))
+        if self._unit.rank is None or self._unit.rank in decision.host_of:
+            acts.append(Adopt(decision))
+        for host in self._silent:
+            self._accuse_silent(host, acts)
+
+    def _bury(self, rank: Rank, tombstone: Tombstone) -> None:
+        if rank in self._dead:
+            return
+        self._dead[rank] = tombstone
+        if self._newest is not None and rank in self._newest.host_of:
+            self._missing.add(rank)
+            host = self._newest.host_of[rank]
+            self._living[host] -= 1
+            if not self._living[host]:
+                del self._living[host]
+
+    # ---- evidence ----
+
+    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float = 0.0) -> Acts:
+        """Report ranks as dead."""
+        acts: list[Act] = []
+        self._accuse(ranks, evidence, None, detail, at, acts)
+        return tuple(acts)
+
+    def _accuse_silent(self, host: Host, acts: list[Act]) -> None:
+        if self._newest is not None and self._living[host]:
+            ranks = [rank for rank, at in self._newest.host_of.items() if at == host]
+            self._accuse(ranks, Evidence.LEASE, host, f"host {host}", 0.0, acts)
+
+    def _accuse(
+        self, ranks: Iterable[Rank], evidence: Evidence, host: Host | None, detail: str, at: float, acts: list[Act]
+    ) -> None:
+        said = {rank for accusation in self._accusations for rank in accusation.tombstone.ranks}
+        fresh = tuple(sorted(rank for rank in ranks if rank not in self._dead and rank not in said))
+        if fresh and not self.over:
+            accusation = _Accusation(Tombstone(fresh, evidence, str(self._unit), detail, at), host)
+            self._accusations.append(accusation)
+            acts.append(_bury(accusation))
+
+    def answered(self, write: Write, done: bool) -> Acts:
+        """Take whether a transaction was done; what it wrote is heard of as news."""
+        acts: list[Act] = []
+        if not done:
+            for accusation in self._accusations:
+                if _bury(accusation).write == write:
+                    accusation.refused = True
+        self._go_on(acts)
+        return tuple(acts)
+
+    def _accuse_again(self, acts: list[Act]) -> None:
+        """Drop what etcd knows by now; of what it refused as a whole, say the rest."""
+        left = []
+        for accusation in self._accusations:
+            old = accusation.tombstone
+            ranks = tuple(rank for rank in old.ranks if rank not in self._dead)
+            came_back = accusation.host is not None and accusation.host not in self._silent
+            if not ranks or (accusation.refused and came_back):
+                continue
+            if accusation.refused and ranks != old.ranks:
+                rest = Tombstone(ranks, old.evidence, old.reporter, old.detail, old.at)
+                accusation = _Accusation(rest, accusation.host)
+                acts.append(_bury(accusation))
+            left.append(accusation)
+        self._accusations = left
+
+    # ---- the next generation ----
+
+    def _go_on(self, acts: list[Act]) -> None:
+        if self._accusations:
+            self._accuse_again(acts)
+        if self.over or self._left or self._newest is None:
+            return
+        own = self._unit.rank
+        if own is not None and own in self._dead:
+            self._left = True
+            acts.append(LeaveDead(self._dead[own]))
+            return
+        if self._missing and self._unit.host in self._living:
+            self._freeze(self._newest.generation + 1, acts)
+            self._ask_turn(self._newest.generation + 1, acts)
+
+    def _freeze(self, generation: Generation, acts: list[Act]) -> None:
+        if self._frozen < generation:
+            self._frozen = generation
+            acts.append(Freeze(generation))
+
+    def frozen(self, generation: Generation, state: HostState) -> Acts:
+        """Publish what the host held when its floor had been raised to `generation`."""
+        if self.over or self._newest is None or generation <= self._newest.generation:
+            return ()
+        over = state.over
+        if over is not None and answers_with_status(over, self._newest.generation):
+            return (Transact(records.conclude(over.generation, Ending(status=over.status))),)
+        if self._unit.host in self._holdings.get(generation, {}):
+            return (Abort(generation),)
+        holdings = Holdings(self._unit.host, state.slots, state.known)
+        return (Transact(records.publish(generation, holdings)), Abort(generation))
+
+    def _ask_turn(self, generation: Generation, acts: list[Act]) -> None:
+        if self._asked_turn < generation and self._all_published(generation):
+            self._asked_turn = generation
+            acts.append(Wait(TURN_S * self._place(), generation))
+
+    def _all_published(self, generation: Generation) -> bool:
+        published = self._holdings.get(generation, {})
+        return len(published) >= len(self._living) and self._living.keys() <= published.keys()
+
+    def _place(self) -> int:
+        """Return this unit's place in the row of those that may decide: by host, on a host the keeper first."""
+        assert self._newest is not None
+        hosts = list(dict.fromkeys(host for rank, host in self._newest.host_of.items() if rank not in self._dead))
+        place = hosts.index(self._unit.host)
+        if self._unit.rank is not None:
+            mates = [rank for rank, host in self._newest.host_of.items() if host == self._unit.host]
+            place += mates.index(self._unit.rank)
+        return place
+
+    def turn_came(self, generation: Generation) -> Acts:
+        """Decide, unless that has been done."""
+        before = self._newest
+        if self.over or self._left or before is None or before.generation + 1 != generation:
+            return ()
+        if not self._all_published(generation) or not may_decide(self._place()):
+            self._asked_turn = generation - 1
+            return ()
+        found = decide(
+            before,
+            self._dead.keys(),
+            self._holdings[generation],
+            self.history,
+            backups=self._backups,
+            placement=self._placement,
+            by=str(self._unit),
+        )
+        if isinstance(found, Ending):
+            return (Transact(records.conclude(before.generation, found)),)
+        return (Transact(records.begin(found)),)
+
+
+def answers_with_status(over: Over, newest: Generation) -> bool:
+    """Tell whether a host answers a tombstone with the status: one of its ranks knows that this generation is over."""
+    return over.generation == newest
+
+
+def may_decide(place: int) -> bool:
+    """Tell whether the unit at this place of the row may decide: any may, the later ones only come later."""
+    return place >= 0
+
+
+def _bury(accusation: _Accusation) -> Transact:
+    return Transact(records.bury(accusation.tombstone, () if accusation.host is None else (accusation.host,)))
