@@ -92,9 +92,9 @@ class Node(tg.Task):
         self.value[0] = ins[0].get()[0] if ins else self.epoch
         for channel in outs:
             channel.put(self.value)
+        compute(self.work_s)
 
     def add(self, ins, outs):
-        compute(self.work_s)
         total = self.value * self.id
         for channel in ins:
             total += channel.get()

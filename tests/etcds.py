@@ -17,6 +17,7 @@ from pathlib import Path
 from taskgraph.backends import etcd_server
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.etcd_program import find_etcd
 
 LIMIT_S = 30.0
 _numbers = itertools.count()
@@ -79,7 +80,7 @@ class Etcds:
 
     def start(self, name: str, flags: Sequence[str]) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
-        command = [etcd_server.find_etcd(), "--name", name, "--data-dir", self._directory / name, *flags]
+        command = [find_etcd(), "--name", name, "--data-dir", self._directory / name, *flags]
         with open(self._directory / f"{name}.log", "ab") as output:
             self.processes[name] = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
 
@@ -138,7 +139,11 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(self._target)
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
             self._open += [client, server]
             threading.Thread(target=self._pass, args=(client, server, "requests_lost"), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, "answers_lost"), daemon=True).start()

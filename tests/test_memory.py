@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import taskgraph as tg
 from programs import memory
 from programs.carry import carrying
+
+import taskgraph as tg
 from taskgraph._native.message import pool_state
 
 PROGRAM = Path(memory.__file__)
@@ -34,7 +34,9 @@ def test_an_array_of_more_than_two_gibibytes_arrives_over_mpi(mpirun):
 
 def received(count: int, size: int) -> list[np.ndarray]:
     got: list[np.ndarray] = []
-    job = carrying([lambda n=n: np.full(size, n % 256, np.uint8) for n in range(count)], lambda _, array: got.append(array))
+    job = carrying(
+        [lambda n=n: np.full(size, n % 256, np.uint8) for n in range(count)], lambda _, array: got.append(array)
+    )
     tg.testing.run(job)
     del job
     gc.collect()

@@ -4,101 +4,28 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sidecar_bench import BROKEN, DONE, LIMIT_S, ME, RUN, Bench
 
 from taskgraph.backends.coordinator import Coordinator
-from taskgraph.backends.processes import Process
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, GraphError
 from taskgraph.ids import ChannelId
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import Duty, HostLease, Registration
+from taskgraph.run.duties import HostLease, Registration
 from taskgraph.run.sidecar import Sidecar
-from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
-
-LIMIT_S = 20.0
-RUN = "0123456789abcdef"
-DONE = Ending(status=0)
-BROKEN = Ending(status=1, message="ValueError: no", rank=1, task=4, epoch=2)
-
-
-class Clock:
-    """Time that passes when told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Ends:
-    """What `on_end` was called with."""
-
-    def __init__(self) -> None:
-        self.all: list[Ending] = []
-        self.come = threading.Event()
-
-    def __call__(self, ending: Ending) -> None:
-        self.all.append(ending)
-        self.come.set()
-
-
-class Bench:
-    """A store, a clock that drives it, and sidecars that are turned by hand."""
-
-    def __init__(self) -> None:
-        self.clock = Clock()
-        self.store = MemoryStore(self.clock)
-        self.main = MemoryCoordinator(self.store)
-        self.main.claim(RUN)
-        self.ends: list[Ends] = []
-        self.printed: list[Ending] = []
-
-    def sidecar(
-        self,
-        rank: int | None = 0,
-        *,
-        duties: Sequence[Duty] = (),
-        words: AbortWords | None = None,
-        root: bool = False,
-        turned: bool = True,
-    ) -> Sidecar:
-        """Make one that has heard what there is."""
-        self.ends.append(Ends())
-        sidecar = Sidecar(
-            MemoryCoordinator(self.store, RUN),
-            Unit(run=RUN, host="n1", rank=rank, root=root),
-            on_end=self.ends[-1],
-            on_failure=self.printed.append,
-            words=words,
-            duties=duties,
-            clock=self.clock,
-        )
-        if turned:
-            sidecar.turn(0)
-        return sidecar
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.now += seconds
-        self.store.tick()
-
-    def read(self, key: str) -> bytes | None:
-        return self.main.read().get(key)
+from taskgraph.testing.memory import MemoryCoordinator
 
 
 @pytest.fixture
 def bench() -> Bench:
     return Bench()
-
-
-ME = Process(4711, 99)
 
 
 # Ending the job.
@@ -173,10 +100,10 @@ def test_a_write_that_was_carried_out_without_an_answer_still_counts_as_ours(ben
 
     def write_then_lose_the_answer(*args: Any, **options: Any) -> bool:
         real(*args, **options)
-        sidecar._coordinator.write = real  # type: ignore[method-assign]
+        sidecar._coordinator.write = real
         raise CoordinatorUnreachable(("memory",), 2.0, "no answer")
 
-    sidecar._coordinator.write = write_then_lose_the_answer  # type: ignore[method-assign]
+    sidecar._coordinator.write = write_then_lose_the_answer
     answer = sidecar.ask_end(BROKEN)
     sidecar.turn(0)
     sidecar.turn(0)
@@ -253,93 +180,6 @@ def test_a_keeper_waits_until_its_run_has_claimed_the_name() -> None:
     bench.main.write({"status": DONE.encode()})
     keeper.turn(0)
     assert bench.ends[0].all == [DONE]
-
-
-# Duties.
-
-
-def test_a_rank_is_registered_with_host_and_process(bench: Bench) -> None:
-    unit = Unit(run=RUN, host="n1", rank=5)
-    bench.sidecar(5, duties=[Registration(unit, ME)])
-    assert json.loads(bench.main.read()["ranks/5"]) == {"host": "n1", "pid": 4711, "start": 99}
-
-
-def test_progress_is_written_by_the_root_at_most_once_a_second(bench: Bench) -> None:
-    sidecar, written = bench.sidecar(0, root=True), []
-    for epoch in range(1, 41):
-        sidecar.progress(epoch)
-        bench.pass_time(0.1)
-        sidecar.turn(0)
-        value = bench.read("progress")
-        if value is not None and value not in written:
-            written.append(value)
-    assert 3 <= len(written) <= 5
-
-
-def test_the_last_progress_is_written_at_the_close(bench: Bench) -> None:
-    sidecar = bench.sidecar(0, root=True)
-    for epoch in (1, 2):
-        sidecar.progress(epoch)
-        sidecar.turn(0)
-    sidecar.close()
-    assert json.loads(bench.main.read()["progress"]) == {"epoch": 2}
-
-
-def test_no_other_rank_writes_progress(bench: Bench) -> None:
-    sidecar = bench.sidecar(1)
-    sidecar.progress(1)
-    sidecar.turn(0)
-    sidecar.close()
-    assert bench.read("progress") is None
-
-
-def test_a_host_is_there_as_long_as_its_lease_is_renewed_and_gone_at_the_close(bench: Bench) -> None:
-    keeper = bench.sidecar(None, duties=[HostLease("n1", ME, 3.0)])
-    keeper.turn(0)
-    for _ in range(30):
-        bench.pass_time(0.5)
-        keeper.turn(0)
-        assert bench.read("hosts/n1") is not None
-    keeper.close()
-    assert bench.read("hosts/n1") is None
-
-
-def test_a_host_whose_lease_expired_comes_back(bench: Bench) -> None:
-    keeper = bench.sidecar(None, duties=[HostLease("n1", ME, 3.0)])
-    keeper.turn(0)
-    bench.pass_time(10)
-    assert bench.read("hosts/n1") is None
-    keeper.turn(0)
-    assert bench.read("hosts/n1") is not None
-
-
-def test_a_lease_that_ends_before_it_is_used_is_asked_for_again(bench: Bench) -> None:
-    lease = HostLease("n1", ME, 3.0)
-    coordinator = MemoryCoordinator(bench.store, RUN)
-    grant = coordinator.grant
-
-    def grant_then_sleep(ttl_s: float) -> int:
-        granted = grant(ttl_s)
-        bench.pass_time(10)
-        coordinator.grant = grant  # type: ignore[method-assign]
-        return granted
-
-    coordinator.grant = grant_then_sleep  # type: ignore[method-assign]
-    assert lease.turn(coordinator, bench.clock()) < 1
-    assert bench.read("hosts/n1") is None
-    assert lease.turn(coordinator, bench.clock()) == 1
-    assert bench.read("hosts/n1") is not None
-
-
-def test_a_unit_knows_which_hosts_hold_their_lease(bench: Bench) -> None:
-    sidecar = bench.sidecar()
-    first = bench.main.grant(3.0)
-    bench.main.write({"hosts/n2": b"{}"}, lease=first)
-    sidecar.turn(0)
-    assert sidecar.hosts == frozenset({"n2"})
-    bench.main.revoke(first)
-    sidecar.turn(0)
-    assert sidecar.hosts == frozenset()
 
 
 # Work that is handed over, and failures, which are never silent.

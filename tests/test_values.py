@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-import taskgraph as tg
 from programs import objects
 from programs.arrays import LAYOUTS, Recipe, assert_arrived, build
 from programs.carry import carrying
+
+import taskgraph as tg
 from taskgraph._native.message import eager_bytes
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -52,7 +52,9 @@ dtypes = st.one_of(
     items,
     hnp.nested_dtypes(items, max_leaves=5).map(lambda dtype: dtype.base),
     formats.map(lambda f: np.dtype({"names": [f"f{i}" for i in range(len(f))], "formats": f}, align=True)),
-    formats.flatmap(lambda f: st.builds(structure, st.just(f), st.lists(st.integers(0, 9), min_size=len(f), max_size=len(f)))),
+    formats.flatmap(
+        lambda f: st.builds(structure, st.just(f), st.lists(st.integers(0, 9), min_size=len(f), max_size=len(f)))
+    ),
 ).filter(lambda dtype: dtype.itemsize > 0)
 recipes = st.builds(
     Recipe,

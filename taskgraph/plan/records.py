@@ -55,8 +55,12 @@ def belongs(found: str | None, ours: str) -> bool:
 def bury(tombstone: Tombstone, hosts: tuple[Host, ...] = ()) -> Write:
     """Say that ranks are dead; for an expired lease, only if its key in `hosts` is still absent."""
     keys = tuple(map(dead_key, tombstone.ranks))
-    must_lack = hosts if tombstone.evidence is Evidence.LEASE else ()
-    return Write(dict.fromkeys(keys, tombstone.encode()), (*keys, *map(host_key, must_lack)))
+    return Write(dict.fromkeys(keys, tombstone.encode()), (*keys, *must_lack(tombstone.evidence, hosts)))
+
+
+def must_lack(evidence: Evidence, hosts: tuple[Host, ...]) -> tuple[str, ...]:
+    """Return what must be absent for an accusation to count: a lease that a restarted keeper may have renewed."""
+    return tuple(map(host_key, hosts)) if evidence is Evidence.LEASE else ()
 
 
 def publish(generation: Generation, holdings: Holdings) -> Write:

@@ -24,7 +24,7 @@ from taskgraph.plan.decide import decide
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
-from taskgraph.plan.holdings import Held, Holdings, Known
+from taskgraph.plan.holdings import NOTHING_KNOWN, Held, Holdings, Known
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.records import Write
 
@@ -45,7 +45,7 @@ class HostState:
     """What a unit finds in the shared memory of its host, read after the floor was raised."""
 
     slots: tuple[Held, ...]
-    known: Known = Known()
+    known: Known = NOTHING_KNOWN
     over: Over | None = None
 
 
@@ -94,7 +94,7 @@ class Adopt:
 
 @dataclass(frozen=True, slots=True)
 class LeaveDead:
-    """This unit's rank has a tombstone: it leaves at once."""
+    """Let this unit's rank leave at once: it has a tombstone."""
 
     tombstone: Tombstone
 
@@ -185,6 +185,14 @@ class Succession:
                 case records.Ended():
                     self.over = True
         self._go_on(acts)
+        return tuple(acts)
+
+    def resync(self, everything: Iterable[records.News]) -> Acts:
+        """Take in everything that etcd holds: at the start, and where events may have been missed."""
+        news = sorted(everything, key=lambda item: not isinstance(item, records.Decided))
+        acts = list(self.hear(news))
+        known = {item.host for item in news if isinstance(item, records.HostKnown)}
+        acts += self.hear([records.HostSilent(host) for host in self._living if host not in known])
         return tuple(acts)
 
     def _decided(self, decision: Decision, acts: list[Act]) -> None:

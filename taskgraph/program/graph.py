@@ -29,6 +29,10 @@ Place: TypeAlias = tuple[TaskId, int]
 """A processor: its task and its index in the order composed."""
 
 
+_SHOWN = 10
+"""Tags, and steps of a cycle, that a message names."""
+
+
 def check(graphs: Mapping[TaskId, TaskGraph], epoch: Epoch) -> None:
     """Find out whether what the tasks composed fits together.
 
@@ -70,7 +74,8 @@ def _unmatched(
     mine, other = ("in", "out") if here == channel.destination else ("out", "in")
     tags: list[Tag] = [c.tag for c in declared if (c.source, c.destination) == channel[:2]]
     way = "to" if other == "out" else "from"
-    said = f"only {', '.join(map(repr, tags))}" if tags else "none"
+    more = f" and {len(tags) - _SHOWN} more" if len(tags) > _SHOWN else ""
+    said = f"only {', '.join(map(repr, tags[:_SHOWN]))}{more}" if tags else "none"
     return GraphError(
         f"task {here} composed the {mine} channel {channel}, but task {there} composed no {other} channel of that tag "
         f"{way} task {here}: it has {said}",
@@ -113,8 +118,9 @@ def _cycle(
         steps.append(
             f"processor {here[1]} of task {here[0]} comes before processor {after[1]} of task {after[0]} by {by}"
         )
+    more = "; and so on" if len(steps) > _SHOWN else ""
     return GraphError(
-        f"the processors wait for each other in a cycle: {'; '.join(steps)}",
+        f"the processors wait for each other in a cycle: {'; '.join(steps[:_SHOWN])}{more}",
         task=cycle[0][0],
         epoch=epoch,
         channel=first,

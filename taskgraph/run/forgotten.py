@@ -7,15 +7,21 @@ lost of several on one machine.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
+from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import alive
 from taskgraph.run.hostdir import HostDir, machine, remove_private
 from taskgraph.run.records import read_process
+from taskgraph.run.roster import read_roster
+
+log = logging.getLogger(__name__)
 
 _YOUNG_S = 60.0
 _NAME = re.compile(r"(taskgraph-(\d+)-.+-[0-9a-zA-Z]{1,8}-)(\d+|etcd)")
@@ -35,6 +41,7 @@ def remove_forgotten(base: Path) -> list[Path]:
         directories = list(group)
         if not any(map(in_use, directories)):
             for path in directories:
+                remove_left_by_launcher(_left_by_launcher(path))
                 remove_private(path)
                 removed.append(path)
     return removed
@@ -45,6 +52,23 @@ def remove_dead_siblings(directory: HostDir) -> None:
     for path in directory.path.parent.glob(f"{directory.run_prefix}[0-9]*"):
         if path != directory.path and not in_use(path):
             remove_private(path)
+
+
+def remove_left_by_launcher(files: Iterable[LeftFile]) -> None:
+    """Remove what a killed launcher left, unless it is gone, or another by now."""
+    for file in files:
+        if file.still_there():
+            log.info("removing %s", file.path)
+            remove_private(Path(file.path))
+            with contextlib.suppress(OSError):  # gone, or a directory that was not private
+                os.unlink(file.path)
+
+
+def _left_by_launcher(path: Path) -> set[LeftFile]:
+    try:
+        return {file for entry in read_roster(HostDir(path)) for file in entry.files}
+    except (OSError, ValueError):  # the directory of an etcd, or broken
+        return set()
 
 
 def in_use(path: Path) -> bool:

@@ -18,7 +18,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
@@ -31,8 +30,8 @@ from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.run.duties import HostLease
 from taskgraph.run.etcd_keeping import EtcdKeeping
-from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten
-from taskgraph.run.hostdir import HostDir, remove_private
+from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
+from taskgraph.run.hostdir import HostDir
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
 from taskgraph.run.roster import Entry, close_roster, read_roster
 from taskgraph.run.sidecar import Sidecar
@@ -43,6 +42,8 @@ log = logging.getLogger(__name__)
 _LOOK_S = 0.5
 _RELEASE_S = 1.0
 _OPERATION_S = 2.0
+_FAULTS = 20
+_FAULT_PAUSE_S = 0.1
 
 
 class Keeper:
@@ -80,32 +81,46 @@ class Keeper:
         """Keep the host until nobody needs it, then clean up."""
         if self._etcd is not None and self._spec.etcd == "serve":
             self._serve_etcd(self._etcd)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # seen by others as well, who may be faster
             remove_forgotten(self._directory.path.parent)
-        while True:
-            self._look()
-            for fact in self._facts():
-                if self._take(fact) is Phase.LEAVING:
-                    return
-            self._watch.wait(self._patience_s())
+        for _ in range(_FAULTS):
+            try:
+                while not self._turn():
+                    self._watch.wait(self._patience_s())
+            except Exception:
+                log.exception("a fault of the keeper: it goes on, since nobody else cleans up")
+                time.sleep(_FAULT_PAUSE_S)
+            else:
+                return
+
+    def _turn(self) -> bool:
+        """Find out what is so, and act on it. True when everything is cleaned up."""
+        if self._phase is Phase.LEAVING:  # the first try met a fault
+            self._clean_up()
+            return True
+        self._look()
+        return any(self._take(fact) is Phase.LEAVING for fact in self._facts())
 
     # What it looks at.
 
     def _look(self) -> None:
+        if self._sidecar is None and self._directory.etcd_access.exists():
+            self._join()  # takes a while: the rest is looked at after it
         with contextlib.suppress(BlockingIOError):
             while os.read(self._bell, 4096):
                 pass
-        self._roster = read_roster(self._directory)
+        self._know(read_roster(self._directory))
         for entry in self._roster:
-            self._files.update(entry.files)
             if entry.left:
                 self._watch.remove(entry.process)
             else:
                 self._watch.add(entry.process)
         if self._etcd is not None and (server := self._etcd.look()) is not None:
             self._watch.add(server)
-        if self._sidecar is None and self._directory.etcd_access.exists():
-            self._join()
+
+    def _know(self, roster: list[Entry]) -> None:
+        self._roster = roster
+        self._files.update(file for entry in roster for file in entry.files)
 
     def _facts(self) -> Iterator[Fact]:
         """Find out what is so; each is taken in before the next is looked for."""
@@ -116,7 +131,7 @@ class Keeper:
         if self._launcher_gone():
             yield Fact.LAUNCHER_GONE
         if self._deserted():
-            yield Fact.RANKS_LEFT if all(entry.left for entry in self._roster) else Fact.RANKS_GONE
+            yield Fact.RANKS_LEFT if self._all_left() else Fact.RANKS_GONE
         if not self._needed():
             yield Fact.NOT_NEEDED
         if self._patience_s(longest_s=1e9) <= 0:
@@ -139,14 +154,16 @@ class Keeper:
         owner = read_process(self._directory.owner)
         return owner is None or not alive(owner)
 
+    def _all_left(self) -> bool:
+        return bool(self._roster) and all(entry.left for entry in self._roster)
+
     def _needed(self) -> bool:
         """Whether others depend on this keeper, or it has to see something go first."""
         if self._etcd is not None and self._etcd.holds and self._sidecar is not None:
             others = (self._sidecar.hosts or frozenset()) - {self._spec.host}
             if others:
                 return True
-        all_left = all(entry.left for entry in self._roster)
-        return not all_left and bool(self._spec.launcher) and not self._launcher_gone()
+        return not self._all_left() and bool(self._spec.launcher) and not self._launcher_gone()
 
     def _patience_s(self, longest_s: float = _LOOK_S) -> float:
         """Return how long to wait for something to happen, in seconds."""
@@ -222,29 +239,16 @@ class Keeper:
     def _clean_up(self) -> None:
         """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
         launcher_gone = bool(self._spec.launcher) and self._launcher_gone()
-        self._roster = close_roster(self._directory)
+        self._know(close_roster(self._directory))
         self._kill_ranks()  # one that was added in the last moment: nobody would keep it
         if self._sidecar is not None:
             self._sidecar.close(_RELEASE_S)  # ends the lease
         if self._etcd is not None:
             self._etcd.end()
         if launcher_gone:
-            for file in self._files:
-                _remove(file)
+            remove_left_by_launcher(self._files)
         remove_dead_siblings(self._directory)
         self._directory.remove()
-
-
-def _remove(file: LeftFile) -> None:
-    """Remove what a killed launcher left, unless it is gone or another by now."""
-    if not file.still_there():
-        return
-    log.info("removing %s", file.path)
-    if os.path.isdir(file.path):
-        remove_private(Path(file.path))
-    else:
-        with contextlib.suppress(OSError):
-            os.unlink(file.path)
 
 
 def main(arguments: Sequence[str]) -> int:

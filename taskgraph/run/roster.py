@@ -17,7 +17,7 @@ from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import Process
 from taskgraph.errors import UsageError
 from taskgraph.run.hostdir import HostDir
-from taskgraph.run.records import read_process, write_process
+from taskgraph.run.records import write_process
 
 _LEFT = ".left"
 
@@ -82,12 +82,19 @@ def close_roster(directory: HostDir) -> list[Entry]:
 
 
 def _read(ranks: Path) -> list[Entry]:
-    entries = []
-    for path in sorted(ranks.iterdir()):
-        index = path.name.removesuffix(_LEFT)
-        process = read_process(path) if index.isdigit() else None
-        if process is None:
-            continue  # a draft, or renamed this moment: the bell rings once more for it
-        files = tuple(LeftFile(*fields) for fields in json.loads(path.read_text(encoding="utf-8").split("\n", 1)[1]))
-        entries.append(Entry(int(index), process, files, path.name.endswith(_LEFT)))
-    return entries
+    entries = (_entry(path) for path in sorted(ranks.iterdir()))
+    return [entry for entry in entries if entry is not None]
+
+
+def _entry(path: Path) -> Entry | None:
+    """Read one file. None where it is a draft, or was renamed this moment: then the bell rings once more for it."""
+    index = path.name.removesuffix(_LEFT)
+    if not index.isdigit():
+        return None
+    try:
+        line, text = path.read_text(encoding="utf-8").split("\n", 1)
+    except FileNotFoundError:
+        return None
+    pid, start = map(int, line.split())
+    files = tuple(LeftFile(*fields) for fields in json.loads(text))
+    return Entry(int(index), Process(pid, start), files, path.name.endswith(_LEFT))

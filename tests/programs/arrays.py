@@ -1,4 +1,4 @@
-"""Arrays of every kind, made from a recipe that two processes can share, and what it means that one arrived as it was."""
+"""Arrays of every kind, made from a recipe that two processes share, and what it means that one arrived as it was."""
 
 from __future__ import annotations
 

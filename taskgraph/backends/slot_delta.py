@@ -1,0 +1,132 @@
+"""A snapshot on its way to another host: a header that says what changed since which base, and the bytes themselves."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from taskgraph.backends.slot_file import History, SlotFile
+from taskgraph.backends.slots import Held
+from taskgraph.ids import Epoch, Generation, TaskId
+
+MAX_FRAMES = 64
+"""Changes in more places than this are gathered into one frame, which costs a copy of them."""
+
+Run: TypeAlias = tuple[int, int, int]
+"""(part, first block, number of blocks)"""
+
+_FIXED = struct.Struct("<4sqqQqQQIIIIQqQQ")
+_MAGIC = b"tgd1"
+
+
+class Base(NamedTuple):
+    """The snapshot that another is a change of."""
+
+    boundary: Epoch
+    generation: Generation
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaHead:
+    """What a header says."""
+
+    task: TaskId
+    boundary: Epoch
+    generation: Generation
+    """That wrote the snapshot."""
+    delivered: Epoch
+    history: History
+    form: int
+    checksum: int
+    """Of the whole snapshot, when the changes have been applied."""
+    block: int
+    lengths: tuple[int, ...]
+    base: Base | None
+    """None: the whole is sent."""
+    runs: tuple[Run, ...]
+    nbytes: int
+    """Of all frames together."""
+
+    def encode(self) -> bytes:
+        """Return the header."""
+        base = self.base or Base(0, 0, 0)
+        fixed = _FIXED.pack(
+            _MAGIC, self.task, self.boundary, self.generation, self.delivered, self.form, self.checksum,
+            self.block, len(self.lengths), len(self.history), len(self.runs), self.base is not None, *base,
+        )  # fmt: skip
+        pairs = b"".join(struct.pack("<Qq", *pair) for pair in self.history)
+        runs = b"".join(struct.pack("<3Q", *run) for run in self.runs)
+        return fixed + struct.pack(f"<{len(self.lengths)}QQ", *self.lengths, self.nbytes) + pairs + runs
+
+    @classmethod
+    def decode(cls, header: bytes) -> DeltaHead:
+        """Read a header.
+
+        Raises
+        ------
+        ValueError
+            It is none.
+        """
+        if len(header) < _FIXED.size:
+            raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
+        (magic, task, boundary, generation, delivered, form, checksum,
+         block, parts, pairs, runs, has_base, *base) = _FIXED.unpack_from(header)  # fmt: skip
+        pairs_at = _FIXED.size + 8 * parts + 8
+        runs_at = pairs_at + 16 * pairs
+        if magic != _MAGIC or len(header) != runs_at + 24 * runs or has_base > 1:
+            raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
+        *lengths, nbytes = struct.unpack_from(f"<{parts}QQ", header, _FIXED.size)
+        return cls(
+            task, boundary, generation, delivered, tuple(struct.iter_unpack("<Qq", header[pairs_at:runs_at])),
+            form, checksum, block, tuple(lengths), Base(*base) if has_base else None,
+            tuple(struct.iter_unpack("<3Q", header[runs_at:])), nbytes,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delta:
+    """A header, and the memory that goes with it.
+
+    The frames lend the slot's own memory: it stays mapped as long as they are referenced. If the slot is written to
+    before they have been sent, the receiver finds the checksum wrong.
+    """
+
+    head: DeltaHead
+    frames: list[memoryview]
+
+
+def delta(slot: SlotFile, held: Held, runs: Sequence[Run], base: Held | None) -> Delta:
+    """Return what is to be sent of a snapshot that lies in a mapped slot."""
+    places = [slot.blocks.place(run) for run in runs]
+    memory = memoryview(slot.memory)
+    frames = [memory[at : at + nbytes] for at, nbytes in places]
+    if len(frames) > MAX_FRAMES:
+        frames = [memoryview(b"".join(frames))]
+    head = DeltaHead(
+        held.task, held.boundary, held.generation, held.delivered, held.history, held.form, held.checksum,
+        slot.layout.block, held.lengths, base and Base(base.boundary, base.generation, base.checksum), tuple(runs),
+        sum(nbytes for _, nbytes in places),
+    )  # fmt: skip
+    return Delta(head, frames)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """A snapshot that was just written, and what it changed."""
+
+    held: Held
+    base: Held | None
+    """What it was compared with."""
+    runs: list[tuple[int, int, int]]
+    slot: SlotFile
+
+    def delta(self) -> Delta:
+        """Return what changed since the base, to be sent to who has it; without a base, everything."""
+        return delta(self.slot, self.held, self.runs, self.base)
+
+    def whole(self) -> Delta:
+        """Return everything, to be sent to who has no base."""
+        return delta(self.slot, self.held, self.slot.blocks.everything(), None)

@@ -1,0 +1,384 @@
+"""What a wire does between two ranks: each scenario is a function of the rank. Run as ``wires.py SCENARIO``."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import mpi4py
+
+mpi4py.rc.thread_level = "funneled"
+
+import numpy as np
+from mpi4py import MPI
+
+from taskgraph._native import message
+from taskgraph._native.channel import Epoch, InboundChannel, Processor
+from taskgraph._native.wire import Wire
+from taskgraph.backends.mpi import DOZE_S, SPIN_S
+from taskgraph.errors import EpochAborted, TaskgraphError
+from taskgraph.ids import ChannelId
+from taskgraph.program.codec import Codec
+
+WORLD = MPI.COMM_WORLD
+RANK = WORLD.rank
+COMM = WORLD.Dup()
+COMM.Set_errhandler(MPI.ERRORS_RETURN)
+
+HEADER = struct.Struct("<QQQIIIBBBB")
+ARRAY, OBJECT, CONTROL = 1, 2, 3
+INLINE, FORTRAN, NAMED, MORE = 1, 2, 4, 8
+UINT8 = np.dtype("u1").num
+
+
+class Line:
+    """A wire to the other rank, with what came in."""
+
+    def __init__(self, spin_s: float = SPIN_S) -> None:
+        self.word = memoryview(bytearray(8)).cast("q")
+        self.epoch = Epoch(Codec())
+        self.controls: list[tuple[int, int, int, bytes]] = []
+        self.wire = Wire(
+            MPI._addressof(COMM),
+            self.word,
+            self.epoch,
+            Codec(),
+            lambda *control: self.controls.append(control),
+            lambda source, generation: None,
+            lambda rank: None,
+            spin_s,
+            DOZE_S,
+        )
+        self.peer = self.wire.peer(1 - RANK)
+        self.values: dict[int, object] = {}
+
+    def listen(self, *keys: int) -> None:
+        """Let values of epoch 0 into channels of these keys."""
+        ends = tuple(InboundChannel(self.epoch, ChannelId(0, 1, key), key) for key in keys)
+        take = lambda ins, outs: self.values.update((end.key, end.get()) for end in ins)  # noqa: E731
+        self.epoch.attach(self.wire)
+        self.epoch.connect([[Processor(1, 0, take, ends, ())]])
+        self.epoch.begin(0)
+
+    def pump_until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            self.wire.pump()
+
+
+def a_python_thread_takes_turns() -> None:
+    """The thread ends the wait after ten turns: were the GIL held, it would never come."""
+    if RANK == 1:
+        line, turns = Line(), []
+
+        def take_turns():
+            for turn in range(10):
+                time.sleep(0.001)
+                turns.append(turn)
+            line.word[0] = -1
+
+        thread = threading.Thread(target=take_turns)
+        thread.start()
+        try:
+            line.wire.pump()
+        except EpochAborted:
+            print("turns", len(turns))
+        thread.join()
+        line.wire.close()
+
+
+def the_abort_word_ends_a_wait() -> None:
+    """In `pump` and in `finish_sends`, within a fraction of a second, whatever user code catches."""
+    line = Line()
+    large = np.zeros(10_000_000)
+
+    def abort_soon() -> list[float]:
+        when: list[float] = []
+
+        def abort():
+            time.sleep(0.1)
+            when.append(time.monotonic())
+            line.word[0] = -1
+
+        threading.Thread(target=abort).start()
+        return when
+
+    def wait(doing: Callable[[], object]) -> None:
+        line.word[0] = 0
+        when = abort_soon()
+        try:
+            try:
+                doing()
+            except Exception:
+                print("swallowed")
+        except EpochAborted:
+            print(doing.__name__, "ended in time:", time.monotonic() - when[0] < 0.5)
+
+    if RANK == 0:
+        wait(line.wire.pump)
+        line.peer.send(1, 0, large, False)
+        wait(line.wire.finish_sends)
+        line.word[0] = 0
+    WORLD.Barrier()
+    if RANK == 1:
+        line.listen(1)
+        line.epoch.run()
+        assert not line.values[1].any()
+    else:
+        line.wire.finish_sends()
+        assert large.flags.writeable
+    WORLD.Barrier()
+    print("left", line.wire.close())
+
+
+def header(kind=ARRAY, shape=(4,), pieces=(), named=b"", payload=b"abcd", **fields) -> bytes:
+    """Write a message; the fields of its header may lie."""
+    known = {
+        "channel": 1,
+        "epoch": 0,
+        "nbytes": len(payload),
+        "generation": 0,
+        "meta": len(named),
+        "frames": len(pieces),
+        "kind": kind,
+        "dtype": UINT8,
+        "ndim": len(shape),
+        "flags": INLINE,
+        **fields,
+    }
+    sizes = struct.pack(f"<{len(shape)}q{len(pieces)}Q", *shape, *pieces)
+    return HEADER.pack(*known.values()) + sizes + named + payload
+
+
+def forged() -> list[bytes]:
+    """Return messages that must not be believed."""
+    rng = np.random.default_rng(9)
+    whole = header()
+    return [
+        b"",
+        b"x",
+        bytes(HEADER.size - 1),
+        bytes(HEADER.size),
+        bytes(8192),
+        b"\xff" * 8192,
+        b"\xff" * 100,
+        whole[:-1],
+        whole + b"x",
+        bytes(8193),  # longer than what is received in one piece
+        header(kind=0),
+        header(kind=4),
+        header(ndim=0),
+        header(ndim=64),
+        header(ndim=65),
+        header(ndim=255),
+        header(shape=(-4,)),
+        header(shape=(2, -2)),
+        header(shape=(5,)),
+        header(shape=(3,)),
+        header(shape=(2**62, 4)),
+        header(shape=(2**32, 2**32)),
+        header(shape=(2**62,), nbytes=2**62, flags=0, payload=b""),
+        header(shape=(2**63 - 1,), nbytes=2**63 - 1, flags=0, payload=b""),
+        header(nbytes=2**64 - 1),
+        header(nbytes=2**63),
+        header(nbytes=3),
+        header(nbytes=0),
+        header(nbytes=0, shape=(0,), payload=b"", flags=0),
+        header(flags=0),
+        header(flags=NAMED),
+        header(flags=INLINE | NAMED),
+        header(flags=INLINE | NAMED, named=b"no pickle"),
+        header(flags=INLINE | NAMED, named=pickle.dumps(np.dtype("O"))),
+        header(flags=INLINE | NAMED, named=pickle.dumps("u1")),
+        header(flags=INLINE | NAMED, named=pickle.dumps(np.dtype(">u2"))),
+        header(meta=2**32 - 1),
+        header(dtype=np.dtype("O").num),
+        header(dtype=np.dtype("f8").num),
+        header(dtype=24),
+        header(dtype=255),
+        header(frames=1),
+        header(frames=2**32 - 1),
+        header(kind=OBJECT),
+        header(kind=OBJECT, shape=()),
+        header(kind=OBJECT, shape=(), pieces=(5,)),
+        header(kind=OBJECT, shape=(), pieces=(3,)),
+        header(kind=OBJECT, shape=(), pieces=(2, 2**64 - 1)),
+        header(kind=OBJECT, shape=(), pieces=(0,) * 256),
+        header(kind=OBJECT, shape=(), pieces=(4,)),  # believed, but no pickle
+        header(kind=OBJECT, shape=(), pieces=(0, 4)),
+        header(kind=CONTROL, shape=()),
+        header(kind=CONTROL, shape=(), pieces=(2, 2)),
+        header(kind=CONTROL, shape=(), pieces=(2,)),
+        header(kind=CONTROL, shape=(), pieces=(100,), nbytes=100, flags=0, payload=b""),
+        *(rng.bytes(int(size)) for size in rng.integers(0, 300, 100)),
+    ]
+
+
+def mutated() -> list[bytes]:
+    """Return a good message with some bytes changed. Some are still good: it must only be survived."""
+    rng = np.random.default_rng(11)
+    messages = []
+    for _ in range(300):
+        changed = bytearray(header())
+        for at in rng.integers(16, HEADER.size + 8, 3):
+            changed[at] ^= int(rng.integers(1, 256))
+        messages.append(bytes(changed))
+    return messages
+
+
+def forged_messages_are_refused() -> None:
+    refused = [_refused(data) for data in forged()]
+    if RANK == 1:
+        print("believed", [number for number, yes in enumerate(refused) if not yes])
+    refused = [_refused(data) for data in mutated()]
+    if RANK == 1:
+        assert sum(refused) > len(refused) / 2
+
+
+def _refused(data: bytes) -> bool:
+    refused = False
+    if RANK == 0:
+        COMM.Send(data, 1, tag=0)
+    else:
+        line = Line()
+        line.listen(1)
+        try:
+            line.wire.pump()
+        except TaskgraphError:
+            refused = True
+        line.wire.close()
+    WORLD.Barrier()
+    return refused
+
+
+def payloads_of_the_wrong_length_are_refused() -> None:
+    for length in (0, 1, 99_999, 100_001, 200_000):
+        if RANK == 0:
+            COMM.Send(header(shape=(100_000,), nbytes=100_000, flags=0, payload=b""), 1, tag=0)
+            COMM.Send(bytes(length), 1, tag=1)
+        else:
+            line = Line()
+            line.listen(1)
+            try:
+                line.epoch.run()
+            except TaskgraphError as error:
+                print("refused:", error)
+            line.wire.close()
+        WORLD.Barrier()
+
+
+def control_messages_keep_their_order() -> None:
+    line = Line()
+    rng = np.random.default_rng(3)
+    sizes = [0, 1, 8144, 8145, 1_000_000, 2, *map(int, rng.integers(0, 50_000, 40)), 0]
+    if RANK == 0:
+        values = [np.full(100_000, number) for number in range(len(sizes))]
+        for number, size in enumerate(sizes):
+            line.peer.send(number, 0, values[number], False)
+            line.wire.send_control(1, 7, number, np.full(size, number, np.uint8).tobytes())
+        line.wire.finish_sends()
+    else:
+        line.listen(*range(len(sizes)))
+        line.epoch.run()
+        line.pump_until(lambda: len(line.controls) == len(sizes))
+        expected = [(0, 7, number, bytes([number]) * size) for number, size in enumerate(sizes)]
+        print("in order", line.controls == expected)
+        assert all((line.values[number] == number).all() for number in range(len(sizes)))
+    WORLD.Barrier()
+    print("left", line.wire.close())
+
+
+def nothing_is_left_after_close() -> None:
+    """A receive of a wire that is closed would take the message of the next."""
+    for number in range(50):
+        line = Line()
+        line.listen(1)
+        WORLD.Barrier()
+        line.peer.send(1, 0, np.full(20_000, number), False)
+        line.epoch.run()
+        line.wire.finish_sends()
+        assert (line.values[1] == number).all()
+        WORLD.Barrier()
+        assert line.wire.close() == 0
+        assert line.wire.close() == 0
+    print("closed")
+
+
+def a_waiting_rank_uses_little_of_a_core() -> None:
+    if RANK == 1:
+        line = Line()
+        timer = threading.Timer(1.5, lambda: line.word.__setitem__(0, -1))
+        timer.start()
+        try:
+            started, used = time.monotonic(), _cpu_s()
+            line.wire.pump()
+        except EpochAborted:
+            print(f"used {(_cpu_s() - used) / (time.monotonic() - started):.4f}")
+        line.wire.close()
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def an_interrupt_ends_a_wait() -> None:
+    if RANK == 1:
+        line = Line()
+        threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        try:
+            line.wire.pump()
+        except KeyboardInterrupt:
+            print("interrupted")
+        line.wire.close()
+
+
+def an_idle_wait_says_so_once() -> None:
+    if RANK == 1:
+        line, said = Line(), []
+        line.wire.on_idle = lambda: said.append(1)
+        threading.Timer(0.2, lambda: line.word.__setitem__(0, -1)).start()
+        try:
+            line.wire.pump()
+        except EpochAborted:
+            print("idle", len(said))
+        line.wire.close()
+
+
+def an_object_that_cannot_be_unpickled_is_named() -> None:
+    if RANK == 0:
+        line = Line()
+        line.peer.send(1, 0, Unloadable(), False)
+        line.wire.finish_sends()
+    else:
+        line = Line()
+        line.listen(1)
+        try:
+            line.epoch.run()
+        except TaskgraphError as error:
+            print(error)
+    WORLD.Barrier()
+    line.wire.close()
+
+
+class Unloadable:
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+if __name__ == "__main__":
+    try:
+        globals()[sys.argv[1]]()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        WORLD.Abort(1)
+    WORLD.Barrier()
+    assert message.eager_bytes == 8192

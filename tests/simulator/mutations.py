@@ -1,0 +1,108 @@
+"""Each rule of recovery, taken away: the simulator has to notice.
+
+A rule is one named function of `taskgraph.plan`. A mutation puts another in its place, wherever it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from taskgraph.plan import (
+    delivery,
+    fence,
+    grid,
+    lineage,
+    messages,
+    records,
+    replication,
+    resume,
+    succession,
+)
+from taskgraph.plan.messages import Fate
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A rule taken away.
+
+    Attributes
+    ----------
+    rule
+        What is given up.
+    original, replacement
+        The function that is the rule, and what stands in for it.
+    seed
+        The first seed whose schedule goes wrong without it.
+    """
+
+    rule: str
+    original: Callable[..., Any]
+    replacement: Callable[..., Any]
+    seed: int
+
+
+def _some_tasks(boundary: int, every: int, tasks: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(task for task in tasks if boundary % (every + task % 2) == 0)
+
+
+def _newest_only(own: list[Any], safe: int, boundary: int) -> list[Any]:
+    return [slot for slot in own if slot.boundary == boundary]
+
+
+def _no_fence(own: int, message: int, sender_listed: bool) -> Fate:
+    if message == own:
+        return Fate.DELIVER
+    return Fate.KEEP if message > own else Fate.DRAIN
+
+
+MUTATIONS = {
+    "lineage": Mutation(
+        "snapshots of a history that was given up do not count", lineage.is_valid, lambda b, w, history: True, -1
+    ),
+    "clamp": Mutation("a commit counts only in its history", lineage.still_true, lambda b, w, history: b, -1),
+    "freeze": Mutation("below the floor nothing is changed", fence.may_act, lambda generation, floor: True, -1),
+    "grid": Mutation("one grid of snapshots for the job", grid.due, _some_tasks, -1),
+    "room": Mutation("at most three snapshots are kept", grid.has_room, lambda kept: True, -1),
+    "refill": Mutation("a new holder gets all snapshots since the safe one", replication.to_refill, _newest_only, -1),
+    "norewrite": Mutation("a whole slot is not written again", replication.is_duplicate, lambda whole: False, -1),
+    "hook": Mutation(
+        "committed goes on from what the snapshot records", delivery.resumes_at, lambda recorded, safe: max(safe, 0), -1
+    ),
+    "guard": Mutation("an error of a rank that is out of date is dropped", records.must_be_current, lambda r, g: (), -1),
+    "init0": Mutation("the first boundary counts as held", resume.first_is_held, lambda safe, first: False, -1),
+    "grace": Mutation("a task whose holders are all gone is lost", resume.is_lost, lambda hosts, live: False, -1),
+    "stash": Mutation("what comes early is kept", messages.early, lambda message: Fate.DRAIN, -1),
+    "runguard": Mutation("nothing is written into another's run", records.belongs, lambda found, ours: True, -1),
+    "status": Mutation("no generation begins once the job has ended", records.excluded_by_status, lambda: (), -1),
+    "exclusion": Mutation("a generation that is over does not end the job", records.excluded_by_decision, lambda g: (), -1),
+    "answer": Mutation(
+        "who knows that the job is over says so", succession.answers_with_status, lambda over, newest: False, -1
+    ),
+    "anydecide": Mutation("any unit may decide", succession.may_decide, lambda place: place == 0, -1),
+    "fenced": Mutation("a rank that is cut off is told", messages.fate, _no_fence, -1),
+    "lease": Mutation("a host that is back is not silent", records.must_lack, lambda evidence, hosts: (), -1),
+}
+
+
+@contextmanager
+def applied(mutation: Mutation) -> Iterator[None]:
+    """Put the replacement wherever the rule is used, for a while."""
+    places = [
+        (module, name)
+        for module_name, module in list(sys.modules.items())
+        if module_name.startswith(("taskgraph.plan", "tests.simulator"))
+        and module_name != __name__
+        for name, value in list(vars(module).items())
+        if value is mutation.original
+    ]
+    for module, name in places:
+        setattr(module, name, mutation.replacement)
+    try:
+        yield
+    finally:
+        for module, name in places:
+            setattr(module, name, mutation.original)

@@ -1,0 +1,167 @@
+"""What one simulated job is like, and what befalls it: a plain value, made from a seed, that a story can be told of."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+
+class Kind(Enum):
+    """What can go wrong."""
+
+    KILL_RANK = "rank dies"
+    KILL_HOST = "host dies"
+    KILL_KEEPER = "keeper dies"
+    SUSPECT = "rank is falsely declared dead"
+    STOP = "rank is stopped and goes on later"
+    CUT = "host is cut off from etcd"
+    OUTAGE = "etcd is down"
+    WIPE = "etcd loses everything"
+    COMPACT = "watches miss events and read everything again"
+    RAISE = "user code raises"
+
+
+class Moment(Enum):
+    """When: at a time, or when something happens for the n-th time."""
+
+    TIME = "time"
+    PUBLISH = "publish"
+    DECIDE = "decide"
+    DECIDED = "decided"
+    ADOPT = "adopt"
+    RESTORED = "restored"
+    SNAPSHOT = "snapshot"
+    COPY = "copy"
+    REFILLED = "refilled"
+    COMMIT = "commit"
+    LAST = "last"
+    OVER = "over"
+    CONCLUDE = "conclude"
+    STATUS = "status"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes
+    ----------
+    at
+        The time, or which occurrence of `moment`.
+    target
+        Index of a rank or host; -1: whoever is at the moment.
+    lasts
+        How long, where that means anything.
+    """
+
+    kind: Kind
+    moment: Moment
+    at: float
+    target: int = -1
+    lasts: float = 0.0
+
+    def __str__(self) -> str:
+        when = f"at {self.at:.1f}" if self.moment is Moment.TIME else f"at {self.moment.value} number {self.at:.0f}"
+        whom = "whoever is there" if self.target < 0 else f"number {self.target}"
+        lasts = f", for {self.lasts:.0f}" if self.lasts else ""
+        return f"{when}: {self.kind.value} ({whom}{lasts})"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """One job in one world."""
+
+    seed: int
+    hosts: int
+    ranks_per_host: int
+    tasks: int
+    backups: int
+    placement: str
+    epochs: int
+    by_shutdown: bool
+    every: int
+    nondeterministic: bool
+    holds_gil: bool
+    slow: bool
+    link: float
+    tag_bits: int
+    stateless: frozenset[int] = frozenset()
+    mismatch_at: int = -1
+    faults: tuple[Fault, ...] = field(default=())
+
+    @property
+    def ranks(self) -> int:
+        """All ranks."""
+        return self.hosts * self.ranks_per_host
+
+    def without(self, fault: Fault) -> Schedule:
+        """Return the same with one fault less."""
+        return replace(self, faults=tuple(other for other in self.faults if other is not fault))
+
+    def describe(self) -> str:
+        """Say it in a few lines."""
+        head = (
+            f"seed {self.seed}: {self.tasks} tasks on {self.hosts} hosts of {self.ranks_per_host} ranks, "
+            f"backups={self.backups}, placement={self.placement}, {self.epochs} epochs"
+            f"{' by shutdown' if self.by_shutdown else ''}, protect_every={self.every}"
+            f"{', not deterministic' if self.nondeterministic else ''}{', holding the GIL' if self.holds_gil else ''}"
+        )
+        return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
+
+
+_MOMENTS = [moment for moment in Moment if moment is not Moment.TIME]
+
+
+def schedule(seed: int) -> Schedule:
+    """Make the schedule of a seed."""
+    rng = random.Random(seed)
+    hosts = rng.randint(2, 5)
+    epochs = rng.randint(3, 8)
+    plan = Schedule(
+        seed=seed,
+        hosts=hosts,
+        ranks_per_host=rng.choice([1, 1, 2, 2, 3]),
+        tasks=rng.randint(2, 5),
+        backups=min(rng.choice([0, 1, 1, 1, 1, 2]), hosts - 1),
+        placement=rng.choice(["buddy", "buddy", "dedicated"]),
+        epochs=epochs,
+        by_shutdown=rng.random() < 0.4,
+        every=rng.choice([1, 1, 1, 2, 3]),
+        nondeterministic=rng.random() < 0.4,
+        holds_gil=rng.random() < 0.3,
+        slow=rng.random() < 0.4,
+        link=rng.choice([1, 1, 3]),
+        tag_bits=rng.choice([1, 2, 14]),
+    )
+    if rng.random() < 0.1:
+        plan = replace(plan, stateless=frozenset(rng.sample(range(plan.tasks), rng.randint(1, plan.tasks))))
+    if rng.random() < 0.01:
+        plan = replace(plan, mismatch_at=rng.randrange(epochs))
+    faults = [_timed(rng, plan) for _ in range(rng.choice([0, 1, 1, 1, 2]))]
+    faults += [_at_moment(rng, plan) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))]
+    return replace(plan, faults=tuple(faults))
+
+
+def _timed(rng: random.Random, plan: Schedule) -> Fault:
+    return _fault(rng, plan, Moment.TIME, rng.random() * plan.epochs * 5 * plan.link, targeted=True)
+
+
+def _at_moment(rng: random.Random, plan: Schedule) -> Fault:
+    moment = rng.choice(_MOMENTS)
+    many = moment in (Moment.SNAPSHOT, Moment.COPY, Moment.COMMIT)
+    return _fault(rng, plan, moment, rng.randint(1, 20 if many else 4), targeted=rng.random() < 0.5)
+
+
+def _fault(rng: random.Random, plan: Schedule, moment: Moment, at: float, *, targeted: bool) -> Fault:
+    kinds = [Kind.KILL_RANK] * 30 + [Kind.KILL_HOST] * 26 + [Kind.SUSPECT] * 10 + [Kind.STOP] * 8 + [Kind.CUT] * 12
+    kinds += [Kind.OUTAGE] * 5 + [Kind.KILL_KEEPER] * 4 + [Kind.COMPACT] * 3 + [Kind.WIPE, Kind.RAISE]
+    kind = rng.choice(kinds)
+    on_hosts = kind in (Kind.KILL_HOST, Kind.CUT, Kind.KILL_KEEPER)
+    target = rng.randrange(plan.hosts if on_hosts else plan.ranks) if targeted else -1
+    lasts = {
+        Kind.STOP: rng.choice([5.0, 20.0, 60.0]),
+        Kind.CUT: rng.choice([8.0, 40.0, 100.0, 1e7]),
+        Kind.OUTAGE: rng.choice([5.0, 30.0, 100.0]),
+    }.get(kind, 0.0)
+    return Fault(kind, moment, at, target, lasts)
