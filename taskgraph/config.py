@@ -43,6 +43,8 @@ class Config:
     """Backup replicas of each task, at least 0."""
     placement: Placement = "buddy"
     """``"buddy"``: every rank works and backs up others; ``"dedicated"``: backup ranks wait."""
+    protect_every: int = 1
+    """Epochs between two snapshots of the protected state, at least 1."""
     seed: int = 0
     """Seed of every ``ctx.rng``, at least 0."""
     etcd: tuple[str, ...] = ()
@@ -73,7 +75,8 @@ class Config:
     """What a waiting rank does: ``"spin"``, ``"yield"``; ``"auto"``: spin where each rank has a core."""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(str(self.name)):
+        name: object = self.name  # what a caller without a type checker gave
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(
                 f"name={self.name!r} is not a plain name: use letters, digits, '_', '.', '-', "
                 "a letter or digit first, 64 at most"
@@ -82,6 +85,7 @@ class Config:
         if self.epochs is not None:
             self._bound("epochs", 1, 2**62)
         self._bound("backups", 0, 1024)
+        self._bound("protect_every", 1, 2**31 - 1)
         self._bound("seed", 0, 2**128 - 1)
         if self.ranks_per_host is not None:
             self._bound("ranks_per_host", 1, 2**31 - 1)

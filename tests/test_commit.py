@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskgraph.errors import GraphError
 from taskgraph.plan.commit import UNBOUNDED, Contribution, Level, Reduction, Verdict, verdict
 from taskgraph.plan.routes import FANOUT, tree_place
 
@@ -113,17 +114,28 @@ def test_a_stranger_is_refused():
         Reduction([1, 2]).child(3, Contribution(0, False, False, 0))
 
 
+busy = contributions.map(lambda whole: whole._replace(idle=False))
+
+
 @given(contributions)
+def test_an_epoch_in_which_nobody_composed_anything_is_an_error_unless_it_is_the_last(whole):
+    idle = whole._replace(idle=True)
+    assert verdict(idle._replace(last=True), None).last
+    with pytest.raises(GraphError, match=f"no task composed anything in epoch {whole.epoch}"):
+        verdict(idle._replace(last=False), None)
+
+
+@given(busy)
 def test_without_a_number_of_epochs_only_a_request_ends_the_job(whole):
     assert verdict(whole, None).last == whole.last
 
 
-@given(contributions, st.integers(1, 2**62))
+@given(busy, st.integers(1, 2**62))
 def test_a_number_of_epochs_ends_the_job_too(whole, number):
     assert verdict(whole, number).last == (whole.last or whole.epoch >= number - 1)
 
 
-@given(contributions)
+@given(busy)
 def test_there_is_no_status_before_the_end(whole):
     said = verdict(whole, None)
     assert said.status == (whole.status if said.last else 0)

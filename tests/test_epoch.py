@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -277,9 +278,10 @@ def test_the_end_may_be_asked_for_from_anywhere_and_that_epoch_is_the_last(ranks
 
 @on_any_ranks
 @pytest.mark.parametrize("place", ["committed", "exit"])
-def test_a_status_given_after_the_last_epoch_counts_too(ranks, place):
+def test_a_status_given_after_the_last_epoch_is_refused_and_says_what_to_do(ranks, place):
     tasks = [Ender(None, 0, 0, []), Ender(place, 9, 1, []), Ender(None, 0, 0, [])]
-    assert run(*tasks, ranks=ranks, epochs=2) == 9
+    with pytest.raises(tg.UsageError, match=r"shutdown\(9\) was called after the last epoch.*raise SystemExit"):
+        run(*tasks, ranks=ranks, epochs=2)
 
 
 @on_any_ranks
@@ -288,7 +290,7 @@ def test_the_highest_status_wins(ranks):
         Ender("set_epoch", 3, 1, []),
         Ender("compute", 200, 1, []),
         Ender("compute", 0, 1, []),
-        Ender("exit", 5, 1, []),
+        Ender(None, 0, 0, []),
     ]
     assert run(*tasks, ranks=ranks, epochs=None) == 200
 
@@ -403,6 +405,21 @@ def test_the_builder_has_to_return_tasks(ranks):
     job.set_task_builder(lambda task_id: "a task")
     with pytest.raises(tg.UsageError, match=r"the task builder returned 'a task' for task [01]: it has to return a"):
         tg.testing.run(job, ranks=ranks)
+
+
+def test_a_rank_that_is_slow_to_compose_is_not_taken_to_have_composed_another_epoch():
+    """Rank 0 waits so long that it asks rank 1 who has composed, and gets the answer when the next epoch has begun."""
+
+    def compose_of(task):
+        def compose(ctx, epoch):
+            if task == 1:
+                time.sleep(0.03)
+            ctx.compose(put(epoch), outs=ctx.outbound(1 - task, f"in epoch {epoch}"))
+            ctx.compose(nothing, ins=ctx.inbound(1 - task, f"in epoch {epoch}"))
+
+        return compose
+
+    assert run(compose_of(0), compose_of(1), ranks=2, epochs=10) == 0
 
 
 def test_no_thread_is_left_of_a_job_that_failed():

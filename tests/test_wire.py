@@ -1,4 +1,4 @@
-"""The wire over real MPI: it waits without the GIL, ends when it is told to, and believes nothing that does not add up."""
+"""The wire over real MPI: it waits without the GIL, ends when told to, and believes nothing that does not add up."""
 
 from __future__ import annotations
 

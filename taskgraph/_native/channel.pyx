@@ -146,7 +146,9 @@ cdef object misplaced(str call, id, Processor processor, Epoch epoch):
     if processor is None:
         return UsageError(f"{call} on channel {id}, which no processor of epoch {epoch.number} has: compose it first")
     if epoch.running is None:
-        return UsageError(f"{call} on channel {id} outside compute: channels carry values only while a processor computes")
+        return UsageError(
+            f"{call} on channel {id} outside compute: channels carry values only while a processor computes"
+        )
     return UsageError(
         f"{call} on channel {id} by processor {epoch.running.index} of task {epoch.running.task}: "
         f"it belongs to processor {processor.index} of task {processor.task}"

@@ -12,6 +12,7 @@ cdef enum Kind:
     ARRAY = 1               # a NumPy array: dtype and shape in the header
     OBJECT = 2              # frames of a pickled object
     CONTROL = 3             # bytes of ours, from worker to worker
+    COPY = 4                # frames of a snapshot, from worker to worker
 
 cdef enum Flag:
     INLINE = 1              # the payload follows in the same message

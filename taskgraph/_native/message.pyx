@@ -5,7 +5,7 @@ it like any other array, and it returns to the pool when the last reference goes
 page faults than its transfer.
 """
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.mem cimport PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -253,7 +253,7 @@ cdef int check(const Header* header, size_t received) except -1:
     cdef uint32_t i
     if received < sizeof(Header):
         raise ValueError(f"a message of {received} bytes has no header")
-    if header.kind not in (ARRAY, OBJECT, CONTROL) or header.ndim > MAX_NDIM or header.frames > MAX_FRAMES:
+    if header.kind not in (ARRAY, OBJECT, CONTROL, COPY) or header.ndim > MAX_NDIM or header.frames > MAX_FRAMES:
         raise ValueError("a header names a kind, a number of dimensions or of frames that does not exist")
     if (header.frames == 0) != (header.kind == ARRAY) or (header.kind == CONTROL and header.frames != 1):
         raise ValueError("a header has frames that do not belong to its kind")
@@ -286,7 +286,8 @@ cdef ndarray empty(const Header* header, const int64_t* shape, object dtype):
     previous = PyDataMem_SetHandler(pooled) if from_pool else None
     try:
         Py_INCREF(dtype)
-        array = PyArray_Empty(header.ndim, <cnp.npy_intp*>shape, <cnp.PyArray_Descr*><PyObject*>dtype, (header.flags & FORTRAN) != 0)
+        array = PyArray_Empty(header.ndim, <cnp.npy_intp*>shape, <cnp.PyArray_Descr*><PyObject*>dtype,
+                              (header.flags & FORTRAN) != 0)
     finally:
         if from_pool:
             PyDataMem_SetHandler(previous)

@@ -18,15 +18,15 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport Py_INCREF, Py_DECREF, PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 cimport numpy as cnp
 from numpy cimport ndarray
 
 from taskgraph._native.channel cimport Epoch, Port, Pump
 from taskgraph._native.message cimport (
-    ARRAY, CONTROL, EAGER_BYTES, INLINE, MAX_FRAMES, MORE, NAMED_DTYPE, OBJECT,
-    Header, check, copied, describe, empty, empty_bytes, is_plain, lead_bytes,
+    ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MAX_FRAMES, MORE, NAMED_DTYPE, OBJECT,
+    Header, Kind, check, copied, describe, empty, empty_bytes, is_plain, lead_bytes,
 )
 
 from taskgraph.errors import EpochAborted, TaskgraphError
@@ -125,7 +125,7 @@ cdef class Peer(Port):
     cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1:
         if type(value) is ndarray and is_plain(<ndarray>value):
             return self.wire.send_array(self.rank, channel, epoch, <ndarray>value, copy)
-        return self.wire.send_object(self.rank, channel, epoch, self.wire.codec.encode(value))
+        return self.wire.send_frames(self.rank, OBJECT, channel, epoch, self.wire.codec.encode(value))
 
 
 cdef class Wire(Pump):
@@ -142,12 +142,11 @@ cdef class Wire(Pump):
         Takes the values.
     codec
         `encode(value) -> list of buffers`, `decode(list of buffers) -> value`, `dump_dtype`, `load_dtype`.
-    on_control
-        Called as `on_control(source, topic, epoch, data)` for every control message of this generation.
-    on_stray
-        Called as `on_stray(source, generation)` for every message of another generation. A later one is kept.
-    on_lost
-        Called as `on_lost(rank)` when MPI says that a peer has died. It is no peer from then on.
+    handlers
+        `on_control(source, topic, epoch, data)` is called for every control message of this generation,
+        `on_copy(source, frames)` for every copy of a snapshot, `on_stray(source, generation)` for every message of
+        another generation (a later one is kept), and `on_lost(rank)` when MPI says that a peer has died: it is no peer
+        from then on.
     spin_s, doze_s : float
         A wait polls without a pause for `spin_s` seconds, then yields the processor between polls, and sleeps between
         polls after `doze_s` seconds.
@@ -157,9 +156,7 @@ cdef class Wire(Pump):
     cdef volatile int64_t* word
     cdef Epoch epoch
     cdef object codec
-    cdef object on_control
-    cdef object on_stray
-    cdef object on_lost
+    cdef object handlers
     cdef list later             # messages of later generations, in the order received
     cdef set gone               # ranks that MPI knows to have died
     cdef public object on_idle
@@ -182,16 +179,14 @@ cdef class Wire(Pump):
         if self.scratch == NULL:
             raise MemoryError
 
-    def __init__(self, uintptr_t comm, int64_t[::1] word not None, Epoch epoch not None, codec, on_control, on_stray, on_lost,
+    def __init__(self, uintptr_t comm, int64_t[::1] word not None, Epoch epoch not None, codec, handlers,
                  double spin_s, double doze_s, double idle_s=0.02):
         self.comm = (<MPI_Comm*>comm)[0]
         self.word_view = word
         self.word = &word[0]
         self.epoch = epoch
         self.codec = codec
-        self.on_control = on_control
-        self.on_stray = on_stray
-        self.on_lost = on_lost
+        self.handlers = handlers
         self.later = []
         self.gone = set()
         self.spin_ns = <int64_t>(spin_s * 1e9)
@@ -253,6 +248,10 @@ cdef class Wire(Pump):
                 return
             part = min(size - at, room)
 
+    def send_copy(self, int peer, list frames not None):
+        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
+        self.send_frames(peer, COPY, 0, 0, frames)
+
     # ---- sending ----
 
     cdef Header* lead(self, uint64_t channel, uint64_t epoch) noexcept:
@@ -277,7 +276,7 @@ cdef class Wire(Pump):
         if header.flags & NAMED_DTYPE:
             dtype = self.codec.dump_dtype(<object>cnp.PyArray_DESCR(array))
             if lead + <size_t>len(dtype) > EAGER_BYTES:
-                return self.send_object(peer, channel, epoch, self.codec.encode(array))
+                return self.send_frames(peer, OBJECT, channel, epoch, self.codec.encode(array))
             header.meta = <uint32_t>len(dtype)
             memcpy(self.scratch + lead, <const char*>dtype, header.meta)
             lead += header.meta
@@ -285,10 +284,12 @@ cdef class Wire(Pump):
             header.flags |= INLINE
             memcpy(self.scratch + lead, cnp.PyArray_DATA(array), header.nbytes)
             return self.send_scratch(peer, lead + header.nbytes)
+        given = array
         if not ours:
             array = self.hold(array, copy)
         self.send_scratch(peer, lead)
-        return self.send_payload(peer, <char*>cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), array)
+        return self.send_payload(peer, <char*>cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), array,
+                                 not ours and array is given)
 
     cdef ndarray hold(self, ndarray array, bint copy):
         """Return the array read-only until the epoch ends, or a copy of it where it must stay writable."""
@@ -303,8 +304,8 @@ cdef class Wire(Pump):
             self.borrowed.append(array)
         return array
 
-    cdef int send_object(self, int peer, uint64_t channel, uint64_t epoch, list frames) except -1:
-        """Send the frames of an object. They must not change until sent: the encoder made copies."""
+    cdef int send_frames(self, int peer, Kind kind, uint64_t channel, uint64_t epoch, list frames) except -1:
+        """Send frames, which must not change until sent."""
         cdef Header* header = self.lead(channel, epoch)
         cdef uint64_t* sizes = <uint64_t*>(header + 1)
         cdef const unsigned char[::1] frame
@@ -312,7 +313,7 @@ cdef class Wire(Pump):
         cdef int i, count = <int>len(frames)
         if count > MAX_FRAMES:
             raise ValueError(f"{count} frames are more than {MAX_FRAMES}")
-        header.kind = OBJECT
+        header.kind = kind
         header.dtype = header.ndim = header.flags = 0
         header.meta = 0
         header.frames = count
@@ -333,7 +334,7 @@ cdef class Wire(Pump):
         for i in range(count):
             frame = frames[i]
             if frame.shape[0]:
-                self.send_payload(peer, <char*>&frame[0], frame.shape[0], frames[i])
+                self.send_payload(peer, <char*>&frame[0], frame.shape[0], frames[i], False)
         return 0
 
     cdef int send_scratch(self, int peer, size_t nbytes) except -1:
@@ -351,11 +352,11 @@ cdef class Wire(Pump):
             fresh = <char*>malloc(EAGER_BYTES)
             if fresh == NULL:
                 raise MemoryError
-            self.track(request, None, self.scratch)
+            self.track(request, None, self.scratch, False)
             self.scratch = fresh
         return 0
 
-    cdef int send_payload(self, int peer, char* memory, size_t nbytes, object owner) except -1:
+    cdef int send_payload(self, int peer, char* memory, size_t nbytes, object owner, bint awaited) except -1:
         cdef MPI_Request request
         cdef size_t at = 0
         cdef int part
@@ -363,11 +364,11 @@ cdef class Wire(Pump):
             part = <int>min(<size_t>CHUNK, nbytes - at)
             if not self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, PAYLOAD, self.comm, &request), peer):
                 return 0
-            self.track(request, owner, NULL)
+            self.track(request, owner, NULL, awaited)
             at += part
         return 0
 
-    cdef int track(self, MPI_Request request, object owner, char* buffer) except -1:
+    cdef int track(self, MPI_Request request, object owner, char* buffer, bint awaited) except -1:
         cdef int room
         if self.num_sends == self.room_sends:
             room = max(16, 2 * self.room_sends)
@@ -377,11 +378,11 @@ cdef class Wire(Pump):
         self.send_requests[self.num_sends] = request
         self.sending[self.num_sends].buffer = buffer
         self.sending[self.num_sends].owner = NULL
-        self.sending[self.num_sends].awaited = owner is not None
+        self.sending[self.num_sends].awaited = awaited
         if owner is not None:
             Py_INCREF(owner)
             self.sending[self.num_sends].owner = <PyObject*>owner
-            self.num_awaited += 1
+        self.num_awaited += awaited
         self.num_sends += 1
         return 0
 
@@ -397,7 +398,7 @@ cdef class Wire(Pump):
         self.send_requests[i] = self.send_requests[self.num_sends]
 
     def finish_sends(self):
-        """Wait, still serving what comes in, until every array put in this epoch has left; give back what was borrowed."""
+        """Wait, still serving what comes in, until every borrowed array has left, and give it back."""
         cdef int64_t start = now_ns()
         while self.num_awaited:
             if self.step(True, start):
@@ -501,8 +502,8 @@ cdef class Wire(Pump):
     def deliver_early(self):
         """Deliver what came for this generation before it was adopted here."""
         early, self.later = self.later, []
-        for message in early:
-            self.sort(*message)
+        for source, generation, kind, more, channel, epoch, memory in early:
+            self.sort(source, generation, kind, more, channel, epoch, memory)
 
     cpdef int pump(self) except -1:
         cdef int turn
@@ -605,17 +606,21 @@ cdef class Wire(Pump):
                       arriving.memory)
         return 0
 
-    def sort(self, int source, uint32_t generation, int kind, bint more, uint64_t channel, uint64_t epoch, memory):
+    cdef int sort(self, int source, uint32_t generation, int kind, bint more, uint64_t channel, uint64_t epoch,
+                  object memory) except -1:
         """Deliver a message of this generation, keep one of a later, drop one of an older."""
         if generation == self.generation:
-            if kind == CONTROL:
+            if kind == COPY:
+                self.handlers.on_copy(source, memory)
+            elif kind == CONTROL:
                 self.hand_control(source, more, channel, epoch, (<list>memory)[0])
             else:
                 self.hand_over(kind, source, channel, epoch, memory)
-            return
+            return 0
         if generation > self.generation:
             self.later.append((source, generation, kind, more, channel, epoch, memory))
-        self.on_stray(source, generation)
+        self.handlers.on_stray(source, generation)
+        return 0
 
     cdef int take_message(self, int i, size_t received) except -1:
         """Read a message out of its eager buffer, open the receive again, then hand over what came."""
@@ -688,7 +693,9 @@ cdef class Wire(Pump):
         except Exception as error:
             inbound = self.epoch.inbound.get(channel)
             name = "a channel" if inbound is None else f"channel {inbound.id}"
-            raise TaskgraphError(f"the object that {name} brought from rank {source} cannot be unpickled: {error}") from error
+            raise TaskgraphError(
+                f"the object that {name} brought from rank {source} cannot be unpickled: {error}"
+            ) from error
         return self.epoch.deliver(channel, epoch, value)
 
     cdef int hand_control(self, int source, bint more, uint64_t topic, uint64_t epoch, ndarray frame) except -1:
@@ -697,7 +704,7 @@ cdef class Wire(Pump):
             self.pieces.setdefault(source, []).append(data)
             return 0
         begun = self.pieces.pop(source, None)
-        self.on_control(source, topic, epoch, data if begun is None else b"".join([*begun, data]))
+        self.handlers.on_control(source, topic, epoch, data if begun is None else b"".join([*begun, data]))
         return 0
 
     # ---- the end ----
@@ -752,7 +759,7 @@ cdef class Wire(Pump):
                 self.receiving[i] = self.receiving[self.num_receives]
             else:
                 i += 1
-        self.on_lost(peer)
+        self.handlers.on_lost(peer)
         return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from taskgraph._native.channel import Epoch
 from taskgraph._native.mpi import check
-from taskgraph.backends.transport import OnControl, OnLost, OnStray, Transport
+from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.config import Waiting
 from taskgraph.program.codec import Codec
 
@@ -52,9 +52,7 @@ def open_wire(
     ranks_here: int,
     epoch: Epoch,
     codec: Codec,
-    on_control: OnControl,
-    on_stray: OnStray,
-    on_lost: OnLost,
+    handlers: Handlers,
 ) -> Transport:
     """Connect this rank.
 
@@ -70,4 +68,4 @@ def open_wire(
     from taskgraph._native.wire import Wire
 
     spins = waiting == "spin" or (waiting == "auto" and ranks_here <= (os.cpu_count() or 1))
-    return Wire(MPI._addressof(communicator), word, epoch, codec, on_control, on_stray, on_lost, SPIN_S if spins else 0.0, DOZE_S)
+    return Wire(MPI._addressof(communicator), word, epoch, codec, handlers, SPIN_S if spins else 0.0, DOZE_S)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from taskgraph.backends.slot_file import History, SlotFile
-from taskgraph.backends.slots import Held
+from taskgraph._native.blocks import digest
+from taskgraph.backends.slot_file import Held, History, SlotFile
+from taskgraph.backends.slots import SlotDir
 from taskgraph.ids import Epoch, Generation, TaskId
 
 MAX_FRAMES = 64
@@ -18,6 +19,7 @@ Run: TypeAlias = tuple[int, int, int]
 """(part, first block, number of blocks)"""
 
 _FIXED = struct.Struct("<4sqqQqQQIIIIQqQQ")
+_CHECK = struct.Struct("<Q")
 _MAGIC = b"tgd1"
 
 
@@ -59,7 +61,8 @@ class DeltaHead:
         )  # fmt: skip
         pairs = b"".join(struct.pack("<Qq", *pair) for pair in self.history)
         runs = b"".join(struct.pack("<3Q", *run) for run in self.runs)
-        return fixed + struct.pack(f"<{len(self.lengths)}QQ", *self.lengths, self.nbytes) + pairs + runs
+        content = fixed + struct.pack(f"<{len(self.lengths)}QQ", *self.lengths, self.nbytes) + pairs + runs
+        return content + _CHECK.pack(digest(content))
 
     @classmethod
     def decode(cls, header: bytes) -> DeltaHead:
@@ -68,9 +71,10 @@ class DeltaHead:
         Raises
         ------
         ValueError
-            It is none.
+            It is none. One with a wrong bit is none: the lengths in it decide how much memory is made.
         """
-        if len(header) < _FIXED.size:
+        header, check = header[: -_CHECK.size], header[-_CHECK.size :]
+        if len(header) < _FIXED.size or _CHECK.pack(digest(header)) != check:
             raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
         (magic, task, boundary, generation, delivered, form, checksum,
          block, parts, pairs, runs, has_base, *base) = _FIXED.unpack_from(header)  # fmt: skip
@@ -130,3 +134,9 @@ class Snapshot:
     def whole(self) -> Delta:
         """Return everything, to be sent to who has no base."""
         return delta(self.slot, self.held, self.slot.blocks.everything(), None)
+
+
+def send_held(slots: SlotDir, held: Held) -> Delta | None:
+    """Return everything of a snapshot of this host, whoever wrote it. None where it is not there any more."""
+    slot = slots.map(held)
+    return None if slot is None else delta(slot, held, slot.blocks.everything(), None)

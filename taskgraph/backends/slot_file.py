@@ -8,7 +8,7 @@
 
 Readers believe nothing of it before its check is right and every number lies within the file; the check covers the
 head, rooms, lengths and history, and the checksum in it covers lengths and hashes, and so the content. Heads are read
-with `pread`, so a file that was cut short is no SIGBUS.
+with `pread`, and what is mapped afterwards lies within the file's size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -73,95 +72,86 @@ class Form:
         return len(lengths) == len(self.sizes) + self.variable and tuple(lengths[: len(self.sizes)]) == self.sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layout:
     """Where things lie in a file that has this room."""
 
     block: int
     rooms: tuple[int, ...]
     history_room: int
+    history_at: int
+    hashes_at: int
+    starts: tuple[int, ...]
+    size: int
 
-    @property
-    def lengths_at(self) -> int:
-        """Of the lengths of the parts."""
-        return _META + 8 * len(self.rooms)
-
-    @property
-    def history_at(self) -> int:
-        """Of the pairs of the history."""
-        return _META + 16 * len(self.rooms)
-
-    @property
-    def hashes_at(self) -> int:
-        """Of the table of hashes."""
-        return self.history_at + 16 * self.history_room
-
-    @cached_property
-    def starts(self) -> tuple[int, ...]:
-        """Of each part, and last the size of the file."""
-        data = self.hashes_at + 8 * sum(-(-room // self.block) for room in self.rooms)
-        places = itertools.accumulate((-(-room // 64) * 64 for room in self.rooms), initial=-(-data // 64) * 64)
-        return tuple(places)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.starts[-1]
+    @classmethod
+    def of(cls, block: int, rooms: Sequence[int], history_room: int) -> Layout:
+        """Lay a file out: so much room for each part, and for so many pairs of history."""
+        history_at = _META + 16 * len(rooms)
+        hashes_at = history_at + 16 * history_room
+        data = hashes_at + 8 * sum(-(-room // block) for room in rooms)
+        starts = tuple(itertools.accumulate((_aligned(room) for room in rooms), initial=_aligned(data)))
+        return cls(block, tuple(rooms), history_room, history_at, hashes_at, starts[:-1], starts[-1])
 
     def fits(self, lengths: Sequence[int], pairs: int) -> bool:
         """Whether a snapshot of these lengths, with so many pairs of history, has room."""
         return pairs <= self.history_room and all(n <= room for n, room in zip(lengths, self.rooms, strict=True))
 
 
-class Head(NamedTuple):
-    """What a slot says of the snapshot that it holds."""
+class Held(NamedTuple):
+    """A whole snapshot, and where it lies."""
 
-    cycle: int
-    run: bytes
     task: TaskId
     boundary: Epoch
     generation: Generation
+    """That wrote it, here or on another host."""
     delivered: Epoch
+    """Up to which epoch `committed` had been called, -1 for none."""
+    history: History
+    """The decisions up to `generation`."""
     form: int
     checksum: int
     lengths: tuple[int, ...]
-    history: History
+    """Bytes of each part."""
+    slot: int
+    cycle: int
+    """Which content of that slot it is."""
 
 
-def encode(head: Head, layout: Layout) -> bytes:
+def encode(held: Held, run: bytes, layout: Layout) -> bytes:
     """Return the first bytes of a file, up to the history's end."""
-    parts, pairs = len(head.lengths), len(head.history)
+    parts, pairs = len(held.lengths), len(held.history)
     fixed = _HEAD.pack(
-        _MAGIC, head.cycle, head.run, head.task, head.boundary, head.generation, head.delivered, head.form,
-        layout.block, parts, pairs, layout.history_room, head.checksum,
+        _MAGIC, held.cycle, run, held.task, held.boundary, held.generation, held.delivered, held.form,
+        layout.block, parts, pairs, layout.history_room, held.checksum,
     ).ljust(_CHECK_AT, b"\0")  # fmt: skip
-    rest = struct.pack(f"<{2 * parts}Q", *layout.rooms, *head.lengths)
-    rest += b"".join(struct.pack("<Qq", *pair) for pair in head.history)
+    rest = struct.pack(f"<{2 * parts}Q", *layout.rooms, *held.lengths)
+    rest += b"".join(struct.pack("<Qq", *pair) for pair in held.history)
     return fixed + _CHECK.pack(digest(fixed + rest)) + rest
 
 
-def read_head(descriptor: int) -> tuple[Head, Layout] | None:
-    """Read the head of a slot's file. None where it holds none, or a damaged one."""
+def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | None:
+    """Read the head of a slot's file. None where it holds none, one of another run, or a damaged one."""
     size = os.fstat(descriptor).st_size
     start = os.pread(descriptor, _FIRST_READ, 0)
     if len(start) < _META:
         return None
-    (magic, cycle, run, task, boundary, generation, delivered, form,
+    (magic, cycle, of_run, task, boundary, generation, delivered, form,
      block, parts, pairs, history_room, checksum) = _HEAD.unpack_from(start)  # fmt: skip
     end = _META + 16 * parts + 16 * pairs
-    if magic != _MAGIC or end > size or pairs > history_room or block == 0 or block % 1024:
+    if magic != _MAGIC or of_run != run or end > size or pairs > history_room or block == 0 or block % 1024:
         return None
     if end > len(start):
         start += os.pread(descriptor, end - len(start), len(start))
     if len(start) < end or digest(start[:_CHECK_AT] + start[_META:end]) != _CHECK.unpack_from(start, _CHECK_AT)[0]:
         return None
     numbers = struct.unpack_from(f"<{2 * parts}Q", start, _META)
-    layout = Layout(block, numbers[:parts], history_room)
+    layout = Layout.of(block, numbers[:parts], history_room)
     lengths = numbers[parts:]
     if layout.size > size or not layout.fits(lengths, pairs):
         return None
     history = tuple(struct.iter_unpack("<Qq", start[layout.history_at : end]))
-    return Head(cycle, run, task, boundary, generation, delivered, form, checksum, lengths, history), layout
+    return Held(task, boundary, generation, delivered, history, form, checksum, lengths, slot, cycle), layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,21 +182,23 @@ class SlotFile:
             memory = mmap.mmap(descriptor, layout.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         finally:
             os.close(descriptor)
-        return cls(layout, memory, Blocks(memory, layout.block, layout.rooms, layout.starts[:-1], layout.hashes_at))
+        return cls(layout, memory, Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at))
 
     @classmethod
-    def open(cls, descriptor: int, head: Head, layout: Layout) -> SlotFile:
+    def open(cls, descriptor: int, lengths: Sequence[int], layout: Layout) -> SlotFile:
         """Map a slot of somebody else, read-only."""
         memory = mmap.mmap(descriptor, layout.size, prot=mmap.PROT_READ)
-        blocks = Blocks(
-            memory, layout.block, layout.rooms, layout.starts[:-1], layout.hashes_at, head.lengths, writable=False
-        )
+        blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at, lengths, writable=False)
         return cls(layout, memory, blocks)
 
-    def write_head(self, head: Head) -> None:
+    def write_head(self, held: Held, run: bytes) -> None:
         """Say what the slot holds, before it is made whole."""
-        content = encode(head, self.layout)
+        content = encode(held, run, self.layout)
         self.memory[: len(content)] = content
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // 64) * 64
 
 
 def _open_or_none(path: Path) -> int | None:

@@ -1,35 +1,22 @@
-"""The slots that this process writes for one task: as its primary from the arrays, as a backup from what arrives.
-
-Slots are allocated when the holder is made, so that a full host is an error there. A slot has one writer for ever: one
-of a process that is gone, or of a holder that was closed, is taken over, with its memory, once it holds nothing.
-"""
+"""The snapshots that this process writes of one task: as its primary from the arrays, as a backup from what arrives."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taskgraph._native import slots as native
 from taskgraph._native.blocks import Blocks
 from taskgraph.backends.slot_delta import DeltaHead, Snapshot
-from taskgraph.backends.slot_file import BLOCK, Form, Head, History, Layout, Part, SlotFile
-from taskgraph.backends.slots import KEPT, Held, Refusal, SlotDir, gone
-from taskgraph.errors import UsageError
+from taskgraph.backends.slot_file import BLOCK, Form, Held, History, Part
+from taskgraph.backends.slot_pool import SlotPool
+from taskgraph.backends.slots import KEPT, Refusal, SlotDir
 from taskgraph.ids import Epoch, Generation, TaskId
 
-_PAGE = 4096
-_HISTORY_ROOM = 64
-_Fill: TypeAlias = Callable[[Blocks, Blocks | None, int], bool]
-
-
-class _Stamp(NamedTuple):
-    boundary: Epoch
-    generation: Generation
-    delivered: Epoch
-    history: History
-    lengths: tuple[int, ...]
+_Fill: TypeAlias = Callable[[Blocks, Blocks | None], bool]
 
 
 class Holder:
@@ -58,52 +45,9 @@ class Holder:
         self.task = task
         self.form = form
         self._block = block
-        self._own: dict[int, SlotFile] = {}
+        self._pool = SlotPool(slots, task, form, block)
         self._version = 0
         self._newest: Held | None = None
-        self._rooms = (*form.sizes, *[_PAGE] * form.variable)
-        self._history_room = _HISTORY_ROOM
-        try:
-            self._reserve()
-        except UsageError:
-            self.close()
-            raise
-
-    def _reserve(self) -> None:
-        """Have three slots, counting whole ones of processes that are gone: once freed, they are taken over."""
-        self._adopt()
-        left = [entry for entry in self._table.whole(self.task) if entry[0] not in self._own]
-        left = [entry for entry in left if gone(self._table.owner(entry[0]))]
-        while len(self._own) + len(left) < KEPT:
-            self._add()
-
-    def _adopt(self) -> bool:
-        """Take over slots of this task that hold nothing and whose writer is gone, as many as are missing."""
-        for index, cycle, _, owner, _ in self._table.others(self.task):
-            if len(self._own) >= KEPT:
-                break
-            if gone(owner) and self._table.take(index, cycle, self.task, self._slots.owner):
-                self._make(index)
-        return len(self._own) > 0
-
-    def _add(self) -> int:
-        index = self._table.add(self.task, self._slots.owner)
-        if index < 0:
-            raise UsageError(
-                f"task {self.task} gets no slot: this host has {self._table.capacity} in use; run fewer tasks on it"
-            )
-        self._make(index)
-        return index
-
-    def _make(self, index: int) -> None:
-        """Give a slot in state MAKING its memory."""
-        layout = Layout(self._block, self._rooms, self._history_room)
-        try:
-            self._own[index] = SlotFile.make(self._slots.file(index), layout)
-        except BaseException:
-            self._slots.drop(index)
-            raise
-        self._table.settle(index)
 
     # ---- writing ----
 
@@ -146,17 +90,16 @@ class Holder:
         lengths = tuple(part.nbytes if isinstance(part, np.ndarray | memoryview) else len(part) for part in parts)
         if not self.form.accepts(lengths):
             raise ValueError(f"task {self.task} protects arrays of {self.form.sizes} bytes and was given {lengths}")
-        stamp = _Stamp(boundary, generation, delivered, history, lengths)
+        draft = Held(self.task, boundary, generation, delivered, history, self.form.digest, 0, lengths, -1, -1)
 
-        def fill(blocks: Blocks, old: Blocks | None, version: int) -> bool:
-            blocks.write(parts, old, version)
+        def fill(blocks: Blocks, old: Blocks | None) -> bool:
+            blocks.write(parts, old, self._version)
             return True
 
-        given = base or self._newest
-        old = given and self._base(given)
-        done = self._put(stamp, generation, given if old else None, old, fill)
+        base = base or self._newest
+        done = self._put(draft, generation, base, self._base(base), fill)
         if done is Refusal.NO_BASE:  # it went while it was compared with
-            done = self._put(stamp, generation, None, None, fill)
+            done = self._put(draft, generation, None, None, fill)
         return done
 
     def apply(self, head: DeltaHead, frames: Iterable[Any], generation: Generation) -> Held | Refusal:
@@ -184,125 +127,94 @@ class Holder:
             return Refusal.OTHER_FORM
         base = old = None
         if head.base is not None:
-            base = self._slots.find(self.task, head.base.boundary, head.base.generation)
+            base = self.find(head.base.boundary, head.base.generation)
             old = self._base(base) if base is not None and base.checksum == head.base.checksum else None
             if old is None:
                 return Refusal.NO_BASE
-        stamp = _Stamp(head.boundary, head.generation, head.delivered, head.history, head.lengths)
         pieces = list(frames)
+        draft = Held(
+            self.task, head.boundary, head.generation, head.delivered, head.history, head.form, head.checksum,
+            head.lengths, -1, -1,
+        )  # fmt: skip
 
-        def fill(blocks: Blocks, old: Blocks | None, version: int) -> bool:
-            whole = blocks.apply(head.lengths, head.runs, pieces, old, version)
-            return whole and blocks.checksum(self.form.digest) == head.checksum
+        def fill(blocks: Blocks, old: Blocks | None) -> bool:
+            whole = blocks.apply(head.lengths, head.runs, pieces, old, self._version)
+            return whole and blocks.checksum(head.form) == head.checksum
 
-        done = self._put(stamp, generation, base, old, fill)
+        done = self._put(draft, generation, base, old, fill)
         return done if isinstance(done, Refusal) else done.held
 
     def _put(
-        self, stamp: _Stamp, generation: Generation, base: Held | None, old: Blocks | None, fill: _Fill
+        self, draft: Held, generation: Generation, base: Held | None, old: Blocks | None, fill: _Fill
     ) -> Snapshot | Refusal:
         """Begin a slot, fill it, complete it."""
-        begun = self._begin(stamp, generation)
+        begun = self._begin(draft, generation)
         if isinstance(begun, Refusal):
             return begun
-        index, cycle, slot = begun
+        index, cycle = begun
+        slot = self._pool.own[index].file
         self._version += 1
         try:
-            good = fill(slot.blocks, old, self._version)
-            if base is not None and not self._table.is_whole(base.slot, base.cycle):
+            good = fill(slot.blocks, old)
+            if base is not None and old is not None and not self._table.is_whole(base.slot, base.cycle):
                 refusal = Refusal.NO_BASE
             elif not good:
                 refusal = Refusal.DAMAGED
             else:
-                held = self._complete(stamp, generation, index, cycle, slot)
-                return Snapshot(held, base, slot.blocks.changes(), slot) if held else Refusal.FENCED
+                checksum = slot.blocks.checksum(self.form.digest)
+                held = draft._replace(checksum=checksum, slot=index, cycle=cycle)
+                slot.write_head(held, self._table.run)
+                if self._table.complete(index, cycle, generation, held.boundary, held.generation) == native.FENCED:
+                    return Refusal.FENCED
+                self._newest = self._pool.own[index].held = held
+                return Snapshot(held, base if old else None, slot.blocks.changes(), slot)
         except BaseException:
             self._table.cancel(index, cycle)
             raise
         self._table.cancel(index, cycle)
         return refusal
 
-    def _begin(self, stamp: _Stamp, generation: Generation) -> tuple[int, int, SlotFile] | Refusal:
+    def _begin(self, draft: Held, generation: Generation) -> tuple[int, int] | Refusal:
         if not self._slots.admits(generation):
             return Refusal.FENCED
         there = self._table.whole(self.task)
-        if any(entry[3:] == (stamp.boundary, stamp.generation) for entry in there):
+        if any(entry[3:] == (draft.boundary, draft.generation) for entry in there):
             return Refusal.HELD
         if len(there) >= KEPT:
             return Refusal.FULL
         while True:
-            index = self._free_slot(stamp)
+            index = self._pool.ready(draft.lengths, len(draft.history))
             cycle = self._table.begin(index, generation)
             if cycle == native.FENCED:
                 return Refusal.FENCED
             if cycle != native.GONE:
-                return index, cycle, self._own[index]
+                return index, cycle
 
-    def _complete(self, stamp: _Stamp, generation: Generation, index: int, cycle: int, slot: SlotFile) -> Held | None:
-        checksum = slot.blocks.checksum(self.form.digest)
-        slot.write_head(
-            Head(
-                cycle, self._table.run, self.task, stamp.boundary, stamp.generation, stamp.delivered,
-                self.form.digest, checksum, stamp.lengths, stamp.history,
-            )
-        )  # fmt: skip
-        if self._table.complete(index, cycle, generation, stamp.boundary, stamp.generation) == native.FENCED:
-            return None
-        self._newest = Held(
-            self.task, stamp.boundary, stamp.generation, stamp.delivered, stamp.history, self.form.digest,
-            checksum, stamp.lengths, index, cycle,
-        )  # fmt: skip
-        return self._newest
-
-    def _base(self, held: Held) -> Blocks | None:
+    def _base(self, held: Held | None) -> Blocks | None:
         """Return the blocks of a snapshot while it is there: ours as we know them, another's mapped for this once."""
-        if not self._table.is_whole(held.slot, held.cycle):
+        if held is None or not self._table.is_whole(held.slot, held.cycle):
             return None
-        if held.slot in self._own:
-            return self._own[held.slot].blocks
-        slot = self._slots.map(held)
+        own = self._pool.own.get(held.slot)
+        slot = own.file if own else self._slots.map(held)
         return None if slot is None or slot.layout.block != self._block else slot.blocks
 
-    # ---- room ----
+    # ---- reading ----
 
-    def _free_slot(self, stamp: _Stamp) -> int:
-        """Return a slot of ours to begin, with room enough; there are fewer than three snapshots, so it may be had."""
-        free = self._free_ones()
-        if not free and len(self._own) < KEPT:
-            self._adopt()
-            free = self._free_ones()
-        if not free:
-            return self._roomy(stamp, self._add())
-        fitting = [index for index in free if self._own[index].layout.fits(stamp.lengths, len(stamp.history))]
-        return fitting[0] if fitting else self._roomy(stamp, free[0])
+    def find(self, boundary: Epoch, generation: Generation) -> Held | None:
+        """Return a snapshot of the task that this host holds, of any writer."""
+        for own in self._pool.own.values():
+            held = own.held
+            if held and held[1:3] == (boundary, generation) and self._table.is_whole(held.slot, held.cycle):
+                return held
+        return self._slots.find(self.task, boundary, generation)
 
-    def _free_ones(self) -> list[int]:
-        return [index for index in self._own if self._table.look(index)[0] in (native.FREE, native.REFUSED)]
-
-    def _roomy(self, stamp: _Stamp, index: int) -> int:
-        """Make a free slot of ours larger, where it is too small: with a new file, and some room to grow."""
-        if self._own[index].layout.fits(stamp.lengths, len(stamp.history)):
-            return index
-        self._rooms = tuple(
-            room if n <= room else _padded(n) for n, room in zip(stamp.lengths, self._rooms, strict=True)
-        )
-        if len(stamp.history) > self._history_room:
-            self._history_room = 2 * len(stamp.history)
-        del self._own[index]
-        if not self._table.take(index, self._table.look(index)[2], self.task, self._slots.owner):
-            raise RuntimeError(f"slot {index} of task {self.task} was changed by another process")
-        self._make(index)
-        return index
+    def read(self, held: Held, arrays: Sequence[NDArray[Any]]) -> list[bytes] | Refusal:
+        """Copy a snapshot into the task's arrays, as `SlotDir.read`, but for our own without mapping it again."""
+        own = self._pool.own.get(held.slot)
+        if own is None or own.held != held:
+            return self._slots.read(held, arrays)
+        return self._slots.read_mapped(held, own.file, arrays)
 
     def close(self) -> None:
         """Write nothing any more. What is whole stays until a commit frees it; the memory of the rest is given back."""
-        for index in self._own:
-            if self._table.look(index)[0] == native.WHOLE:
-                self._table.disown(index)
-            else:
-                self._slots.drop(index)
-        self._own.clear()
-
-
-def _padded(nbytes: int) -> int:
-    return -(-(nbytes + nbytes // 4) // _PAGE) * _PAGE
+        self._pool.close()

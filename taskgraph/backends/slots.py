@@ -13,14 +13,14 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from numpy.typing import NDArray
 
 from taskgraph._native import slots as native
 from taskgraph._native.slots import SlotTable
 from taskgraph.backends.processes import Process, alive
-from taskgraph.backends.slot_file import Head, History, SlotFile, read_head
+from taskgraph.backends.slot_file import Held, SlotFile, read_head
 from taskgraph.ids import Epoch, Generation, TaskId
 
 CAPACITY = 16384
@@ -43,26 +43,6 @@ class Refusal(Enum):
     OTHER_FORM = "the snapshot is of another set of arrays"
 
 
-class Held(NamedTuple):
-    """A whole snapshot of this host."""
-
-    task: TaskId
-    boundary: Epoch
-    generation: Generation
-    """That wrote it, here or on another host."""
-    delivered: Epoch
-    """Up to which epoch `committed` had been called, -1 for none."""
-    history: History
-    """The decisions up to `generation`."""
-    form: int
-    checksum: int
-    lengths: tuple[int, ...]
-    """Bytes of each part."""
-    slot: int
-    cycle: int
-    """Where it lies, and which content of that slot it is."""
-
-
 class SlotDir:
     """The slots of one host.
 
@@ -73,6 +53,7 @@ class SlotDir:
         self.path = path
         self.table = table
         self.owner = owner_word(Process.current())
+        self._prefix = str(self.file(0)).removesuffix("0")
 
     @classmethod
     def create(cls, path: Path, run: str, *, capacity: int = CAPACITY) -> SlotDir:
@@ -146,29 +127,12 @@ class SlotDir:
         return None
 
     def _held(self, index: int, cycle: int, task: int, boundary: int, generation: int) -> Held | None:
-        with self._opened(index) as descriptor:
-            found = None if descriptor is None else read_head(descriptor)
+        with _opened(self._prefix + str(index)) as descriptor:
+            found = None if descriptor is None else read_head(descriptor, index, self.table.run)
         if found is None or not self.table.is_whole(index, cycle):
             return None
-        head = found[0]
-        if (head.cycle, head.run, head[2:5]) != (cycle, self.table.run, (task, boundary, generation)):
-            return None
-        return Held(
-            task, boundary, generation, head.delivered, head.history, head.form, head.checksum, head.lengths,
-            index, cycle,
-        )  # fmt: skip
-
-    @contextlib.contextmanager
-    def _opened(self, index: int) -> Iterator[int | None]:
-        try:
-            descriptor = os.open(self.file(index), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        held = found[0]
+        return held if (held.cycle, *held[:3]) == (cycle, task, boundary, generation) else None
 
     def file(self, index: int) -> Path:
         """Return the path of a slot."""
@@ -191,18 +155,23 @@ class SlotDir:
         list of bytes or Refusal
             The byte strings of the snapshot; or GONE, DAMAGED, OTHER_FORM.
         """
+        return self.read_mapped(held, self.map(held), arrays)
+
+    def read_mapped(self, held: Held, slot: SlotFile | None, arrays: Sequence[NDArray[Any]]) -> list[bytes] | Refusal:
+        """Do as `read`, from where the snapshot is mapped."""
         if tuple(array.nbytes for array in arrays) != held.lengths[: len(arrays)]:
             return Refusal.OTHER_FORM
         strings = [bytearray(length) for length in held.lengths[len(arrays) :]]
-        refusal = self._read(held, [*arrays, *strings])
+        refusal = self._check(held, slot, [*arrays, *strings])
         return [bytes(string) for string in strings] if refusal is None else refusal
 
     def verify(self, held: Held) -> Refusal | None:
         """Check the content of a snapshot without keeping it. None: it is what was written."""
-        return self._read(held, None)
+        return self._check(held, self.map(held), None)
 
-    def _read(self, held: Held, targets: Sequence[NDArray[Any] | bytearray] | None) -> Refusal | None:
-        slot = self.map(held)
+    def _check(
+        self, held: Held, slot: SlotFile | None, targets: Sequence[NDArray[Any] | bytearray] | None
+    ) -> Refusal | None:
         good = slot is not None and slot.blocks.read(held.form, targets) == held.checksum
         whole = self.table.is_whole(held.slot, held.cycle)
         return None if good and whole else Refusal.DAMAGED if whole else Refusal.GONE
@@ -212,11 +181,11 @@ class SlotDir:
 
         The memory stays, but another snapshot may come to lie in it once this one is freed: who uses it has to check.
         """
-        with self._opened(held.slot) as descriptor:
-            found = None if descriptor is None else read_head(descriptor)
-            if descriptor is None or found is None or not _is_of(found[0], held):
+        with _opened(self._prefix + str(held.slot)) as descriptor:
+            found = None if descriptor is None else read_head(descriptor, held.slot, self.table.run)
+            if descriptor is None or found is None or found[0] != held:
                 return None
-            slot = SlotFile.open(descriptor, *found)
+            slot = SlotFile.open(descriptor, held.lengths, found[1])
         whole = slot.blocks.checksum(held.form) == held.checksum and self.table.is_whole(held.slot, held.cycle)
         return slot if whole else None
 
@@ -251,6 +220,19 @@ class SlotDir:
         self.table.give_back(index, self.table.look(index)[2])
 
 
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[int | None]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def owner_word(process: Process) -> int:
     """Return a process as one word: pids have 22 bits at most, and boots last less than 2^42 ticks."""
     return process.pid << _START_BITS | process.start & (1 << _START_BITS) - 1
@@ -261,10 +243,3 @@ def gone(owner: int) -> bool:
     if owner == native.NOBODY:
         return True
     return not alive(Process(owner >> _START_BITS, owner & (1 << _START_BITS) - 1))
-
-
-def _is_of(head: Head, held: Held) -> bool:
-    return (head.cycle, head[2:9]) == (
-        held.cycle,
-        (held.task, held.boundary, held.generation, held.delivered, held.form, held.checksum, held.lengths),
-    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
 
@@ -19,6 +19,18 @@ OnStray = Callable[[Rank, Generation], None]
 OnLost = Callable[[Rank], None]
 """Called as ``on_lost(rank)`` when the transport itself finds that a peer has died."""
 
+OnCopy = Callable[[Rank, list[Any]], None]
+"""Called as ``on_copy(source, frames)`` for a copy of a snapshot; the frames are arrays of bytes of the receiver's own."""
+
+
+class Handlers(NamedTuple):
+    """Whom a transport calls, from within `pump`, `poll`, `serve` and `finish_sends`, for what is no value."""
+
+    on_control: OnControl
+    on_copy: OnCopy
+    on_stray: OnStray
+    on_lost: OnLost
+
 
 class Transport(Protocol):
     """The connections of one rank. Used by one thread."""
@@ -31,6 +43,9 @@ class Transport(Protocol):
 
     def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
+
+    def send_copy(self, peer: Rank, frames: Sequence[Any]) -> None:
+        """Send a copy of a snapshot. The frames, buffers of bytes, must not change while it is wanted."""
 
     def protect(self, array: NDArray[Any]) -> None:
         """Copy, instead of borrowing, what lies in the memory of `array`."""
@@ -54,4 +69,4 @@ class Transport(Protocol):
         """Withdraw what is open; return the number of sends that are still under way."""
 
 
-__all__ = ["OnControl", "OnLost", "OnStray", "Port", "Pump", "Transport"]
+__all__ = ["Handlers", "OnControl", "OnCopy", "OnLost", "OnStray", "Port", "Pump", "Transport"]

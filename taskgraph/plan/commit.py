@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from taskgraph.errors import GraphError
 from taskgraph.ids import Epoch, Rank
 
 UNBOUNDED: Epoch = 2**62
@@ -172,6 +173,17 @@ class Reduction:
 
 
 def verdict(whole: Contribution, epochs: int | None) -> Verdict:
-    """Decide, at the root, what follows the epoch that all have finished."""
+    """Decide, at the root, what follows the epoch that all have finished.
+
+    Raises
+    ------
+    GraphError
+        Nobody composed anything in it, and it is not the last.
+    """
     last = whole.last or (epochs is not None and whole.epoch + 1 >= epochs)
+    if whole.idle and not last:
+        raise GraphError(
+            f"no task composed anything in epoch {whole.epoch}: compose a processor, or call ctx.shutdown()",
+            epoch=whole.epoch,
+        )
     return Verdict(whole.epoch, last, whole.status if last else 0, whole.safe, whole.delivered)

@@ -130,6 +130,7 @@ class Member:
         self._acted = False
         self._said = NOWHERE
         self._over_acks: set[Rank] = set()
+        self._finishing = False
         self._pending = tuple(task for task in self._tasks if task in decision.rebuild)
         own = [slot for slot in held if slot.task in self._tasks and is_valid(slot.boundary, slot.generation, history)]
         self._kept = {(slot.task, slot.boundary): slot for slot in sorted(own, key=lambda slot: slot.generation)}
@@ -315,14 +316,23 @@ class Member:
 
     def _end_epochs(self, orders: list[Order]) -> None:
         """Make the calls that follow the last epoch, once it is safe, and say so."""
-        if self._safe >= self._end_at:
+        if self._safe >= self._end_at and not self._finishing:
+            self._finishing = True
             orders += self._delivery.due(self._safe)
             tasks = tuple(task for task in self._tasks if task not in self._exited)
             if tasks:
                 orders.append(Exit(tasks))
-                self._exited.update(tasks)
+                return
             self._delivery.exited(self._tasks, self._end_at)
         self._say_level(orders)
+
+    def exited(self) -> Orders:
+        """Take that ``exit`` has returned on all tasks; it is not called again in this process."""
+        self._exited.update(self._tasks)
+        self._delivery.exited(self._tasks, self._end_at)
+        orders: list[Order] = []
+        self._say_level(orders)
+        return tuple(orders)
 
     # ---- the end, in two phases ----
 

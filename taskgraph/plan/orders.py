@@ -2,7 +2,7 @@
 
 Orders come in tuples and are carried out one after the other. Before each, the shell looks at the host's floor
 (`taskgraph.plan.fence.may_act`): if the generation is over, this order and the rest are dropped. What needs an answer
-(`Restore`, `Snapshot`, `RunEpoch`, `Conclude`) is the last of its tuple. Nothing of the protocol happens between two
+(`Restore`, `Snapshot`, `RunEpoch`, `Exit`, `Conclude`) is the last of its tuple. Nothing of the protocol happens between two
 orders of one tuple; a message that comes in meanwhile waits.
 
 Tuples, not dataclasses: every epoch makes some on every rank.
@@ -121,7 +121,7 @@ class RunEpoch(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """Call ``exit`` of tasks."""
+    """Call ``exit`` of tasks, and answer with `Member.exited`."""
 
     tasks: tuple[TaskId, ...]
 

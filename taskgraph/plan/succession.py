@@ -326,6 +326,8 @@ class Succession:
         before = self._newest
         if self.over or self._left or before is None or before.generation + 1 != generation:
             return ()
+        if self._unit.host not in self._living:
+            return ()
         if not self._all_published(generation) or not may_decide(self._place()):
             self._asked_turn = generation - 1
             return ()

@@ -235,7 +235,7 @@ class Context:
     def _make(self, known: dict[Any, Any], call: str, task: Any, tag: Tag) -> Any:
         """Return the end for a task, or a tuple of ends for several; each is made once."""
         tag = checked_tag(tag)
-        if isinstance(task, Iterable) and not isinstance(task, str) and getattr(task, "ndim", 1):
+        if isinstance(task, Iterable) and not isinstance(task, str) and getattr(task, "ndim", True):
             tasks = tuple(self._task_id(one, call) for one in task)
             ends = tuple(known.get((one, tag)) or self._make(known, call, one, tag) for one in tasks)
             known[tasks, tag] = ends

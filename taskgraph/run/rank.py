@@ -17,8 +17,9 @@ from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.processes import Process
 from taskgraph.backends.words import AbortWords
-from taskgraph.errors import CoordinatorError, EpochAborted, GraphError
-from taskgraph.ids import Epoch, TaskId
+from taskgraph.errors import CoordinatorError, EpochAborted, GraphError, PeerLost
+from taskgraph.ids import Epoch, Generation, Rank, TaskId
+from taskgraph.plan.decision import start
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.program.graph import TaskGraph, check
@@ -27,7 +28,9 @@ from taskgraph.run.duties import Duty, Registration
 from taskgraph.run.guard import KeeperGuard
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.observer import Observer
+from taskgraph.run.control import NoControl
 from taskgraph.run.replicas import Program
+from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.roster import leave
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.run.startup import ROOT, Site, StartFailed, find_etcd, lay_out, meet, prepare_host, together
@@ -136,13 +139,10 @@ def _work(
             ending = ending_of(error, rank, error.task, error.epoch)
             sidecar.ask_end(ending).add_done_callback(partial(_leave_word, observer, ending))
 
-    def progress(epochs: Epoch) -> None:
-        sidecar.progress(epochs)
-        if site.rank == ROOT:
-            observer.progress(epochs)
-
     together(communicator, lambda: None)
-    worker = Worker(program, site.rank, range(len(site.hosts)), layout, connect, check_beside, progress)
+    decision = start(dict(enumerate(site.hosts)), layout)
+    control = RankControl(sidecar, observer if site.rank == ROOT else None)
+    worker = Worker(program, site.rank, site.host, decision, connect, check_beside, NoSnapshots(), control)
     try:
         status = worker.run()
     except EpochAborted:
@@ -153,9 +153,34 @@ def _work(
     except BaseException as error:
         return _leave_hard(_fail(ending_of(error, site.rank, *worker.where()), communicator, sidecar, observer, end))
     worker.close()
-    if site.rank == ROOT:
-        sidecar.end(Ending(status=status))
     return status
+
+
+class RankControl(NoControl):
+    """Passes on to the sidecar what the main thread says."""
+
+    def __init__(self, sidecar: Sidecar, observer: Observer | None) -> None:
+        self._sidecar = sidecar
+        self._observer = observer
+
+    def conclude(self, generation: Generation, status: int) -> None:
+        """Write the status."""
+        self._sidecar.end(Ending(status=status))
+
+    def progress(self, epochs: Epoch) -> None:
+        """Pass it on to the sidecar, and on the root to the observer."""
+        self._sidecar.progress(epochs)
+        if self._observer is not None:
+            self._observer.progress(epochs)
+
+    def finishing(self) -> None:
+        """Let the tasks have the terminal."""
+        if self._observer is not None:
+            self._observer.close()
+
+    def lost(self, rank: Rank) -> None:
+        """End the job: MPI says that a rank has died."""
+        raise PeerLost(rank, "MPI sent to it or received from it")
 
 
 def _leave_word(observer: Observer, ending: Ending, future: Future[bool]) -> None:

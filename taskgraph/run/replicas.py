@@ -1,17 +1,22 @@
-"""The tasks of one rank: built, set up, and told what happens to them."""
+"""The tasks of one rank: built, set up, restored, and told what happens to them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taskgraph.config import Config
 from taskgraph.errors import UsageError
-from taskgraph.ids import TaskId
+from taskgraph.ids import Epoch, Generation, TaskId
+from taskgraph.plan.holdings import NO_END, Held
+from taskgraph.plan.orders import Restore
 from taskgraph.program.context import Context, EndMaker
-from taskgraph.program.framework import Framework
+from taskgraph.program.framework import Framework, Saved
 from taskgraph.program.task import Task
 from taskgraph.program.topology import Linkage
 
@@ -28,38 +33,147 @@ class Program:
     linkages: Mapping[str, Linkage]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Replica:
-    """One task on this rank."""
+    """One task on this rank.
+
+    Attributes
+    ----------
+    state
+        What it protects, by name, in the order declared.
+    context
+        Of the generation that runs; a backup has none.
+    """
 
     id: TaskId
     task: Task
     framework: Framework
-    context: Context
-    protected: tuple[np.ndarray, ...]
+    state: Mapping[str, NDArray[Any] | Saved]
+    context: Context | None = field(default=None)
+
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """The arrays that it protects."""
+        return [value for value in self.state.values() if isinstance(value, np.ndarray)]
 
 
-def make_replica(
-    program: Program, task_id: TaskId, is_primary: bool, shutdown: Callable[[int], None], maker: EndMaker
-) -> Replica:
-    """Build a task and run its `init`.
+class Fills(Protocol):
+    """What holds the snapshots that replicas are filled from."""
 
-    Raises
-    ------
-    UsageError
-        The builder returned no `Task`.
-    Exception
-        Whatever user code raises.
+    def declare(self, replica: Replica) -> None:
+        """Make room for the snapshots of a task. Raises UsageError where there is too little."""
+
+    def fill(self, slot: Held, replica: Replica) -> Epoch:
+        """Put the state back that a slot holds; return how far ``committed`` had been called."""
+
+
+class Replicas:
+    """The tasks of this rank, from generation to generation.
+
+    Attributes
+    ----------
+    current
+        The task whose user code runs, outside of compute.
+    asked
+        The highest status that a task has asked the job to end with, or `NO_END`.
+    may_ask
+        Whether it may: not after the last epoch.
     """
-    config = program.config
-    task = program.build(task_id)
-    if not isinstance(task, Task):
-        raise UsageError(f"the task builder returned {task!r} for task {task_id}: it has to return a taskgraph.Task")
-    framework = Framework(task_id, config.num_tasks, is_primary, shutdown)
-    context = Context(task_id, config.num_tasks, program.linkages, config.seed, shutdown, maker)
-    task.init(framework)
-    return Replica(task_id, task, framework, context, _arrays(framework.close_init().values()))
 
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._all: dict[TaskId, Replica] = {}
+        self.primaries: list[Replica] = []
+        self.current: TaskId | None = None
+        self.asked = NO_END
+        self.may_ask = True
 
-def _arrays(state: Iterable[object]) -> tuple[np.ndarray, ...]:
-    return tuple(value for value in state if isinstance(value, np.ndarray))
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._all.values())
+
+    def adopt(self, restore: Restore, generation: Generation, maker: EndMaker, snapshots: Fills) -> dict[TaskId, Epoch]:
+        """Become what a generation says: fill or rebuild what this rank runs, make what it backs up, drop the rest.
+
+        Returns
+        -------
+        dict
+            By task that was filled: how far ``committed`` had been called for it.
+        """
+        self.asked, self.may_ask = NO_END, True
+        before, self._all, self.primaries = self._all, {}, []
+        delivered: dict[TaskId, Epoch] = {}
+        for slot in restore.slots:
+            replica = before.get(slot.task) or self._make(slot.task, True, snapshots)
+            delivered[slot.task] = snapshots.fill(slot, replica)
+            self._promote(replica, maker, generation)
+        for task in restore.rebuild:
+            self._promote(self._make(task, True, snapshots), maker, generation)
+        for task in restore.backups:
+            known = before.get(task)
+            replica = self._all[task] = known or self._make(task, False, snapshots)
+            replica.framework.is_primary, replica.context = False, None
+            if known is None and generation:
+                self._call(replica, replica.task.became_backup)
+        self.primaries.sort(key=lambda replica: replica.id)
+        return delivered
+
+    def _promote(self, replica: Replica, maker: EndMaker, generation: Generation) -> None:
+        """Make a replica the primary of its task in a generation."""
+        config = self._program.config
+        was_primary = replica.context is not None
+        replica.framework.is_primary = True
+        replica.context = Context(
+            replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, maker
+        )
+        self._all[replica.id] = replica
+        self.primaries.append(replica)
+        if generation and not was_primary:
+            self._call(replica, replica.task.became_primary)
+
+    def _make(self, task_id: TaskId, is_primary: bool, snapshots: Fills) -> Replica:
+        """Build a task and run its `init`.
+
+        Raises
+        ------
+        UsageError
+            The builder returned no `Task`.
+        """
+        self.current = task_id
+        task = self._program.build(task_id)
+        if not isinstance(task, Task):
+            raise UsageError(
+                f"the task builder returned {task!r} for task {task_id}: it has to return a taskgraph.Task"
+            )
+        framework = Framework(task_id, self._program.config.num_tasks, is_primary, self.shutdown)
+        task.init(framework)
+        replica = Replica(task_id, task, framework, framework.close_init())
+        snapshots.declare(replica)
+        self.current = None
+        return replica
+
+    def shutdown(self, status: int) -> None:
+        """Take that a task asks for the end of the job."""
+        if isinstance(status, bool) or not isinstance(status, int) or not 0 <= status <= 255:
+            raise UsageError(f"shutdown: status={status!r} is no integer from 0 to 255")
+        if not self.may_ask:
+            raise UsageError(
+                f"shutdown({status}) was called after the last epoch, when the status of the job is decided: "
+                "raise SystemExit(status) instead"
+            )
+        self.asked = max(self.asked, status)
+
+    def committed(self, task: TaskId, start: Epoch, stop: Epoch) -> None:
+        """Tell a task which epochs will not run again: from `start` up to `stop`, which is not one of them."""
+        replica = self._all[task]
+        for epoch in range(start, stop):
+            self._call(replica, partial(replica.task.committed, epoch))
+
+    def exit(self, tasks: Iterable[TaskId]) -> None:
+        """Tell tasks that the job is over."""
+        for task in tasks:
+            self._call(self._all[task], self._all[task].task.exit)
+
+    def _call(self, replica: Replica, call: Callable[[], None]) -> None:
+        self.current = replica.id
+        call()
+        self.current = None

@@ -1,44 +1,45 @@
-"""The main loop of a rank: compose, connect, compute, commit, epoch after epoch.
+"""The main thread of a rank: it obeys its machine (`taskgraph.plan.member`), epoch by epoch, generation by generation.
 
-Everything between ranks besides the values goes up and down one tree (`plan.routes`): contributions to a commit and its
-verdict, and, when a graph changed, what was declared. The epoch never waits for the check of a graph; where a mistake in
-it keeps ranks waiting, the root notices that it waits and asks who has composed.
+While an epoch runs, control messages are handled at once, inside the wait for values; at any other time they queue, so
+that nothing of the protocol happens between two orders. Before each order the rank looks at the floor of its host: where
+its generation is over, the order and the rest are dropped, and the rank waits for the next decision.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping, Sequence
-from enum import IntEnum
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from taskgraph._native.channel import Epoch as NativeEpoch
-from taskgraph.backends.transport import OnControl, OnLost, OnStray, Transport
-from taskgraph.errors import GraphError, PeerLost, UsageError
-from taskgraph.ids import Epoch, Generation, Rank, TaskId
-from taskgraph.plan.commit import Contribution, Reduction, Verdict, verdict
-from taskgraph.plan.declarations import Declarations
-from taskgraph.plan.layout import Layout
-from taskgraph.plan.routes import tree_place
+from taskgraph.backends.transport import Handlers, Transport
+from taskgraph.errors import EpochAborted
+from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
+from taskgraph.plan import orders as do
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.fence import may_act
+from taskgraph.plan.lineage import History
+from taskgraph.plan.member import Member, Phase
+from taskgraph.plan.messages import Copy, Fate, Topic, fate
+from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
-from taskgraph.program.graph import TaskGraph
-from taskgraph.run.ends import Ends
-from taskgraph.run.replicas import Program, Replica, make_replica
+from taskgraph.run.composing import Check, Composing
+from taskgraph.run.control import Control
+from taskgraph.run.replicas import Program, Replicas
+from taskgraph.run.snapshots import Snapshots
 
-Connect = Callable[[NativeEpoch, Codec, OnControl, OnStray, OnLost], Transport]
+Connect = Callable[[NativeEpoch, Codec, Handlers], Transport]
 """Opens the transport of this rank."""
 
-Check = Callable[[Mapping[TaskId, TaskGraph], Epoch], None]
-"""Checks a graph, at once or in another thread."""
+_COMPOSING = (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)
 
 
-class Topic(IntEnum):
-    """What a control message is about."""
+class Left(Exception):
+    """The rank leaves the job. Internal to the worker."""
 
-    CONTRIBUTION = 1
-    VERDICT = 2
-    DECLARED = 3
-    ASK = 4
-    COMPOSED = 5
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class Worker:
@@ -46,49 +47,43 @@ class Worker:
 
     Parameters
     ----------
-    live
-        The ranks of the job, ascending.
+    decision
+        Of generation 0.
     connect
         Opens the transport; None in a job of one rank.
     check
-        Is given each changed graph as a whole, on the root; an error it finds must end the job.
-    progress
-        Called with the number of finished epochs, on every rank, after each.
+        Is given each changed graph as a whole, on the root of the tree; an error it finds must end the job.
     """
 
     def __init__(
         self,
         program: Program,
         rank: Rank,
-        live: Sequence[Rank],
-        layout: Layout,
+        host: Host,
+        decision: Decision,
         connect: Connect | None,
         check: Check,
-        progress: Callable[[Epoch], None],
+        snapshots: Snapshots,
+        control: Control,
     ) -> None:
-        self._program = program
+        config = program.config
         self._rank = rank
-        self._layout = layout
-        self._check = check
-        self._progress = progress
-        self._tree = tree_place(live, rank)
-        self._reduction = Reduction(self._tree.children)
-        self._declarations = Declarations(live) if self._tree.parent is None else None
+        self._control = control
+        self._snapshots = snapshots
+        self._decision = decision
+        self._member = Member(rank, host, epochs=config.epochs, every=config.protect_every)
         codec = Codec()
         self._epoch = NativeEpoch(codec)
         self._transport: Transport | None = None
         if connect is not None:
-            self._transport = connect(self._epoch, codec, self._on_control, self._on_stray, self._on_lost)
+            handlers = Handlers(self._on_control, self._on_copy, self._on_stray, control.lost)
+            self._transport = connect(self._epoch, codec, handlers)
             self._epoch.attach(self._transport)
-        self._primaries: list[Replica] = []
-        self._backups: list[Replica] = []
-        self._current: TaskId | None = None
+        self._replicas = Replicas(program)
+        self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
+        self._queue: deque[Callable[[], Orders]] = deque()
+        self._computing = False
         self._at: Epoch | None = None
-        self._composed: Epoch = -1
-        self._asked: Epoch = -1
-        self._verdict: Verdict | None = None
-        self._last = False
-        self._status = 0
 
     def run(self) -> int:
         """Run the job to its end.
@@ -105,16 +100,16 @@ class Worker:
         Exception
             Whatever user code raises, as it is.
         """
-        self._start()
-        epoch = 0
-        while not self._run_epoch(epoch).last:
-            epoch += 1
-        for replica in self._primaries:
-            self._current = replica.id
-            replica.task.exit()
-        self._current = None
-        # One more round: nobody leaves while another's `exit` may still fail, or still needs an answer.
-        return self._commit(Contribution(epoch + 1, False, True, self._status)).status
+        decision, history = self._decision, {self._decision.generation: self._decision.boundary}
+        while True:
+            try:
+                self._run_generation(decision, history)
+            except EpochAborted:
+                self._member.interrupted()
+                self._computing = False
+                decision, history = self._control.next_decision(self._member.generation, self._serve)
+            except Left as left:
+                return left.status
 
     def close(self) -> int:
         """Let go of everything. Returns the number of sends that MPI has not completed."""
@@ -124,159 +119,167 @@ class Worker:
     def where(self) -> tuple[TaskId | None, Epoch | None]:
         """Return the task and the epoch whose user code runs or has just raised."""
         running = self._epoch.running
-        return running.task if running is not None else self._current, self._at
+        return running.task if running is not None else self._replicas.current, self._at
 
-    def _start(self) -> None:
+    @property
+    def generation(self) -> Generation:
+        """The generation that this rank has adopted."""
+        return self._member.generation
+
+    # ---- one generation ----
+
+    def _run_generation(self, decision: Decision, history: History) -> None:
+        """Adopt a decision and obey until the rank leaves or is told that the generation is over."""
+        self._decision = decision
+        self._queue.clear()
+        self._epoch.close()
         if self._transport is not None:
-            for rank in (self._tree.parent, *self._tree.children):
-                if rank is not None:
-                    self._transport.peer(rank)
-        maker = Ends(self._rank, self._layout, self._epoch, self._transport)
-        for replicas, tasks, primary in (
-            (self._primaries, self._layout.primaries_of(self._rank), True),
-            (self._backups, self._layout.backups_of(self._rank), False),
-        ):
-            for task in tasks:
-                self._current = task
-                replica = make_replica(self._program, task, primary, self._shutdown, maker)
-                replicas.append(replica)
-                if self._transport is not None:
-                    for array in replica.protected:
-                        self._transport.protect(array)
+            self._transport.adopt(decision.generation)
+        self._maker = self._composing.adopt(decision)
+        orders = self._member.adopt(decision, history, self._snapshots.held())
+        if self._transport is not None:
+            self._transport.deliver_early()
+        while True:
+            orders = self._obey(orders)
+            while not orders:
+                if self._queue:
+                    orders = self._queue.popleft()()
+                else:
+                    assert self._transport is not None  # alone, nothing has to be waited for
+                    self._transport.pump()
 
-    def _run_epoch(self, epoch: Epoch) -> Verdict:
-        self._at = epoch
-        idle = self._compose(epoch)
+    def _obey(self, orders: Orders) -> Orders:
+        """Carry orders out, and return what the answer to the last of them brings."""
+        answer: Orders = ()
+        for order in orders:
+            if not may_act(self._member.generation, self._snapshots.floor):
+                raise EpochAborted
+            answer = _HOW[type(order)](self, order) or ()
+        return answer
+
+    def _serve(self) -> bool:
+        """Between generations: drain what still comes in; return whether something did."""
+        return self._transport is not None and self._transport.serve()
+
+    # ---- orders ----
+
+    def _send(self, order: do.Send) -> None:
+        assert self._transport is not None
+        self._transport.send_control(order.to, order.topic, 0, order.data)
+
+    def _run_epoch(self, order: do.RunEpoch) -> Orders:
+        epoch = self._at = order.epoch
+        self._control.progress(epoch)
+        idle = self._composing.compose(epoch)
         self._epoch.begin(epoch)
+        self._computing = True
+        while self._queue:
+            self._obey(self._queue.popleft()())
         self._epoch.run()
         if self._transport is not None:
             self._transport.finish_sends()
-        decided = self._commit(Contribution(epoch, idle, self._last, self._status))
-        for replica in self._primaries:
-            self._current = replica.id
-            replica.task.committed(epoch)
-        self._progress(epoch + 1)
-        return decided
+        self._computing = False
+        return self._member.finished(idle, self._replicas.asked)
 
-    # ---- compose ----
+    def _snapshot(self, order: do.Snapshot) -> Orders:
+        self._snapshots.take(order, self._replicas)
+        return self._member.snapshot_taken()
 
-    def _compose(self, epoch: Epoch) -> bool:
-        """Let every task compose the epoch; return whether none composed anything."""
-        changed: dict[TaskId, TaskGraph] = {}
-        idle = True
-        for replica in self._primaries:
-            context = replica.context
-            self._current = replica.id
-            context.begin(epoch)
-            replica.task.set_epoch(context, epoch)
-            if context.finish():
-                changed[replica.id] = context.declaration()
-            idle = idle and context.is_idle
-        self._current = None
-        self._composed = epoch
-        if changed:
-            self._epoch.connect([replica.context.processors for replica in self._primaries])
-            self._declare(epoch, changed)
-        if self._declarations is not None:
-            self._check_whole(epoch, self._declarations.composed(epoch, self._rank))
-        if self._asked == epoch:
-            self._say_composed(epoch)
-        return idle
-
-    def _declare(self, epoch: Epoch, graphs: Mapping[TaskId, TaskGraph]) -> None:
-        if self._declarations is not None:
-            self._declarations.declared(epoch, graphs)
-            self._ask_when_idle()
-        else:
-            self._send_up(Topic.DECLARED, epoch, pickle.dumps(graphs))
-
-    def _check_whole(self, epoch: Epoch, graph: Mapping[TaskId, TaskGraph] | None) -> None:
-        if graph is not None:
-            self._check(graph, epoch)
-
-    def _ask_when_idle(self) -> None:
-        """At the root: should the epoch come to a halt, find out whether its graph is to blame."""
+    def _restore(self, order: do.Restore) -> Orders:
+        delivered = self._replicas.adopt(order, self._member.generation, self._maker, self._snapshots)
         if self._transport is not None:
-            self._transport.on_idle = lambda: self._ask(self._composed)
+            for replica in self._replicas:
+                for array in replica.arrays:
+                    self._transport.protect(array)
+        return self._member.restored(delivered)
 
-    def _ask(self, epoch: Epoch) -> None:
-        self._send_down(Topic.ASK, epoch, b"")
+    def _purge(self, order: do.Purge) -> None:
+        self._snapshots.purge(order.history)
 
-    def _say_composed(self, epoch: Epoch) -> None:
-        self._send_up(Topic.COMPOSED, epoch, self._rank.to_bytes(4, "little"))
+    def _record(self, order: do.Record) -> None:
+        self._snapshots.record(order.known)
 
-    # ---- commit ----
+    def _replicate(self, order: do.Replicate) -> None:
+        assert self._transport is not None
+        self._transport.send_copy(order.to, self._snapshots.outgoing(order))
 
-    def _commit(self, own: Contribution) -> Verdict:
-        """Say that this rank has finished an epoch, and wait until all have."""
-        self._verdict = None
-        whole = self._reduction.own(own)
-        if whole is not None:
-            self._contribute(whole)
-        while self._verdict is None:
-            assert self._transport is not None  # alone, a rank's own contribution is the whole
-            self._transport.pump()
-        return self._verdict
+    def _committed(self, order: do.Committed) -> None:
+        self._replicas.may_ask = self._member.phase is not Phase.ENDING
+        self._replicas.committed(order.task, order.start, order.stop)
 
-    def _contribute(self, whole: Contribution) -> None:
-        if self._declarations is None:
-            self._send_up(Topic.CONTRIBUTION, whole.epoch, whole.encode())
-            return
-        decided = verdict(whole, self._program.config.epochs)
-        if whole.idle and not decided.last:
-            raise GraphError(
-                f"no task composed anything in epoch {whole.epoch}: compose a processor, or call ctx.shutdown()",
-                epoch=whole.epoch,
-            )
-        self._check_whole(whole.epoch, self._declarations.finished(whole.epoch))
-        self._decide(decided)
+    def _exit(self, order: do.Exit) -> Orders:
+        self._control.finishing()
+        self._composing.finished(self._member.boundary - 1)
+        self._replicas.may_ask = False
+        self._replicas.exit(order.tasks)
+        return self._member.exited()
 
-    def _decide(self, decided: Verdict) -> None:
-        self._send_down(Topic.VERDICT, decided.epoch, decided.encode())
-        self._verdict = decided
+    def _mark_over(self, order: do.MarkOver) -> None:
+        self._snapshots.mark_over(self._member.generation, order.status)
 
-    def _shutdown(self, status: int) -> None:
-        if isinstance(status, bool) or not isinstance(status, int) or not 0 <= status <= 255:
-            raise UsageError(f"shutdown: status={status!r} is no integer from 0 to 255")
-        self._last = True
-        self._status = max(self._status, status)
+    def _conclude(self, order: do.Conclude) -> Orders:
+        self._control.conclude(self._member.generation, order.status)
+        return self._member.concluded()
 
-    # ---- messages ----
+    def _leave(self, order: do.Leave) -> None:
+        raise Left(order.status)
 
-    def _send_up(self, topic: Topic, epoch: Epoch, data: bytes) -> None:
-        assert self._transport is not None and self._tree.parent is not None
-        self._transport.send_control(self._tree.parent, topic, epoch, data)
+    def _overtaken(self, order: do.Overtaken) -> None:
+        raise EpochAborted
 
-    def _send_down(self, topic: Topic, epoch: Epoch, data: bytes) -> None:
-        for child in self._tree.children:
-            assert self._transport is not None
-            self._transport.send_control(child, topic, epoch, data)
+    # ---- messages; these run inside a wait of the transport ----
 
     def _on_control(self, source: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
-        """Handle a message of the rank above or one below. Runs inside a wait of the transport."""
-        if topic == Topic.VERDICT:
-            self._decide(Verdict.decode(data))
-        elif topic == Topic.CONTRIBUTION:
-            whole = self._reduction.child(source, Contribution.decode(data))
-            if whole is not None:
-                self._contribute(whole)
-        elif topic == Topic.ASK:
-            self._asked = epoch
-            self._ask(epoch)
-            if self._composed >= epoch:
-                self._say_composed(epoch)
-        elif self._declarations is None:
-            self._send_up(Topic(topic), epoch, data)
-        elif topic == Topic.DECLARED:
-            self._declarations.declared(epoch, pickle.loads(data))
-            self._ask_when_idle()
-        elif topic == Topic.COMPOSED:
-            rank = int.from_bytes(data, "little")
-            self._check_whole(epoch, self._declarations.composed(epoch, rank))
+        if topic in _COMPOSING:
+            self._composing.receive(source, Topic(topic), epoch, data)
+        else:
+            self._take(lambda: self._member.receive(source, Topic(topic), data))
+
+    def _on_copy(self, source: Rank, frames: list[Any]) -> None:
+        self._take(lambda: self._copy(source, frames))
+
+    def _copy(self, source: Rank, frames: list[Any]) -> Orders:
+        slot, base, known = self._snapshots.opened(frames)
+        orders = self._member.copy_arrived(source, slot, base, known, self._snapshots.held())
+        return self._store(orders, source, frames)
+
+    def _store(self, orders: Orders, source: Rank, frames: list[Any]) -> Orders:
+        """Write a copy that has just arrived, where the orders say so, and return the other orders."""
+        left: list[do.Order] = []
+        for order in orders:
+            if isinstance(order, do.Store):
+                if self._snapshots.store(order.slot, order.base, frames):
+                    left += self._member.stored(source, order.slot)
+                else:       # what was to be changed is not there, or the copy was damaged on its way
+                    left.append(do.Send(source, Topic.WANT_WHOLE, Copy(order.slot.task, order.slot.boundary).encode()))
+            else:
+                left.append(order)
+        return tuple(left)
+
+    def _take(self, event: Callable[[], Orders]) -> None:
+        if self._computing:
+            self._obey(event())
+        else:
+            self._queue.append(event)
 
     def _on_stray(self, source: Rank, generation: Generation) -> None:
-        """Note a message of another generation."""
+        listed = source in self._decision.host_of
+        if fate(self._member.generation, generation, listed) is Fate.FENCE and self._transport is not None:
+            self._transport.send_control(source, Topic.FENCED, 0, b"")
 
-    def _on_lost(self, rank: Rank) -> None:
-        """End the job: MPI says that a rank has died."""
-        raise PeerLost(rank, "MPI sent to it or received from it")
+
+_HOW: Mapping[type, Callable[[Worker, Any], Orders | None]] = {
+    do.Send: Worker._send,
+    do.RunEpoch: Worker._run_epoch,
+    do.Snapshot: Worker._snapshot,
+    do.Restore: Worker._restore,
+    do.Purge: Worker._purge,
+    do.Record: Worker._record,
+    do.Replicate: Worker._replicate,
+    do.Committed: Worker._committed,
+    do.Exit: Worker._exit,
+    do.MarkOver: Worker._mark_over,
+    do.Conclude: Worker._conclude,
+    do.Leave: Worker._leave,
+    do.Overtaken: Worker._overtaken,
+}

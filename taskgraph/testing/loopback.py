@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph._native.channel import Port, Pump, own_copy
 from taskgraph._native.message import borrows, give_back
-from taskgraph.backends.transport import OnControl
+from taskgraph.backends.transport import Handlers
 from taskgraph.errors import EpochAborted
 from taskgraph.ids import Epoch, Generation, Rank
 from taskgraph.program.codec import Codec
@@ -60,12 +60,12 @@ class LoopbackPort(Port):
 class LoopbackTransport(Pump):
     """The `Transport` of one thread."""
 
-    def __init__(self, network: Loopback, rank: Rank, epoch: NativeEpoch, codec: Codec, on_control: OnControl) -> None:
+    def __init__(self, network: Loopback, rank: Rank, epoch: NativeEpoch, codec: Codec, handlers: Handlers) -> None:
         self._network = network
         self._rank = rank
         self._epoch = epoch
         self._codec = codec
-        self._on_control = on_control
+        self._handlers = handlers
         self.on_idle: Callable[[], None] | None = None
         self._protected: list[NDArray[Any]] = []
         self._borrowed: list[NDArray[Any]] = []
@@ -108,6 +108,10 @@ class LoopbackTransport(Pump):
             return 0
         return 1
 
+    def send_copy(self, peer: Rank, frames: Sequence[Any]) -> None:
+        """Never called: all ranks share one host."""
+        raise AssertionError(peer)
+
     def serve(self) -> bool:
         """Deliver one message, if there is one."""
         return bool(self.poll())
@@ -137,4 +141,4 @@ class LoopbackTransport(Pump):
         if len(message) == 3:
             self._epoch.accept(*message)
         else:
-            self._on_control(*message)
+            self._handlers.on_control(*message)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from taskgraph.errors import EpochAborted, UsageError
-from taskgraph.ids import Epoch, Rank, TaskId
+from taskgraph.ids import Rank
+from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
-from taskgraph.program.graph import TaskGraph, check
+from taskgraph.program.graph import check
+from taskgraph.run.alone import HERE
+from taskgraph.run.control import NoControl
+from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.worker import Worker
 from taskgraph.testing.loopback import Loopback, LoopbackTransport
 
@@ -41,23 +44,22 @@ def run(job: Job, ranks: int = 1) -> int:
     if ranks < 1:
         raise UsageError(f"ranks={ranks} is out of bounds: at least 1")
     program = job.program()
-    layout = assign(program.config.num_tasks, ["here"] * ranks, program.config.backups, program.config.placement)
+    layout = assign(program.config.num_tasks, [HERE] * ranks, program.config.backups, program.config.placement)
+    decision = start(dict.fromkeys(range(ranks), HERE), layout)
     network = Loopback(ranks)
     results: dict[Rank, int] = {}
     errors: list[BaseException] = []
-
-    def check_now(graph: Mapping[TaskId, TaskGraph], epoch: Epoch) -> None:
-        check(graph, epoch)
 
     def run_rank(rank: Rank) -> None:
         worker = Worker(
             program,
             rank,
-            range(ranks),
-            layout,
-            lambda epoch, codec, on_control, on_stray, on_lost: LoopbackTransport(network, rank, epoch, codec, on_control),
-            check_now,
-            lambda finished: None,
+            HERE,
+            decision,
+            lambda epoch, codec, handlers: LoopbackTransport(network, rank, epoch, codec, handlers),
+            check,
+            NoSnapshots(),
+            NoControl(),
         )
         try:
             results[rank] = worker.run()

@@ -8,8 +8,11 @@ from functools import partial
 
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.job import Job
+from taskgraph.plan import decision
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
+from taskgraph.run.control import NoControl
+from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.worker import Worker
 
 
@@ -32,7 +35,8 @@ def _run(job: Job, communicator) -> int:
     word = memoryview(bytearray(8)).cast("q")
     layout = assign(config.num_tasks, ["here"] * size, config.backups, config.placement)
     connect = partial(open_wire, communicator, word, config.waiting, size)
-    worker = Worker(program, rank, range(size), layout, connect, check, lambda epochs: None)
+    first = decision.start(dict.fromkeys(range(size), "here"), layout)
+    worker = Worker(program, rank, "here", first, connect, check, NoSnapshots(), NoControl())
     status = worker.run()
     under_way = worker.close()
     assert under_way == 0, f"{under_way} sends were never completed"

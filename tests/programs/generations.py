@@ -10,6 +10,7 @@ import numpy as np
 from taskgraph._native.channel import Epoch, InboundChannel, Processor
 from taskgraph._native.wire import Wire
 from taskgraph.backends.mpi import open_communicator
+from taskgraph.backends.transport import Handlers
 from taskgraph.errors import EpochAborted
 from taskgraph.ids import ChannelId
 from taskgraph.program.codec import Codec
@@ -34,9 +35,12 @@ class Rank:
             self.word,
             self.epoch,
             Codec(),
-            lambda *message: self.controls.append(message),
-            lambda source, generation: self.strays.append(generation),
-            self.lost.append,
+            Handlers(
+                lambda *message: self.controls.append(message),
+                lambda source, frames: None,
+                lambda source, generation: self.strays.append(generation),
+                self.lost.append,
+            ),
             0.0,
             0.001,
         )

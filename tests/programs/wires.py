@@ -13,10 +13,6 @@ import time
 import traceback
 from collections.abc import Callable
 
-import mpi4py
-
-mpi4py.rc.thread_level = "funneled"
-
 import numpy as np
 from mpi4py import MPI
 
@@ -24,6 +20,7 @@ from taskgraph._native import message
 from taskgraph._native.channel import Epoch, InboundChannel, Processor
 from taskgraph._native.wire import Wire
 from taskgraph.backends.mpi import DOZE_S, SPIN_S
+from taskgraph.backends.transport import Handlers
 from taskgraph.errors import EpochAborted, TaskgraphError
 from taskgraph.ids import ChannelId
 from taskgraph.program.codec import Codec
@@ -46,14 +43,18 @@ class Line:
         self.word = memoryview(bytearray(8)).cast("q")
         self.epoch = Epoch(Codec())
         self.controls: list[tuple[int, int, int, bytes]] = []
+        self.copies: list[tuple[int, list[np.ndarray]]] = []
         self.wire = Wire(
             MPI._addressof(COMM),
             self.word,
             self.epoch,
             Codec(),
-            lambda *control: self.controls.append(control),
-            lambda source, generation: None,
-            lambda rank: None,
+            Handlers(
+                lambda *control: self.controls.append(control),
+                lambda source, frames: self.copies.append((source, frames)),
+                lambda source, generation: None,
+                lambda rank: None,
+            ),
             spin_s,
             DOZE_S,
         )

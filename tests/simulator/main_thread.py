@@ -209,7 +209,7 @@ class MainThreads:
 
     def _exit(self, rank: Rank, order: orders.Exit) -> None:
         self._world.checks.exited(rank, order.tasks)
-        self._later(rank, self._world.delay(0.2), lambda rank: None)
+        self._later(rank, self._world.delay(0.2), lambda rank: rank.orders.extend(rank.member.exited()))
         self._world.happens(Moment.LAST, rank)
 
     def _mark_over(self, rank: Rank, order: orders.MarkOver) -> None:

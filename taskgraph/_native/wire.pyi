@@ -1,0 +1,129 @@
+"""Bytes over MPI: eager messages, large payloads, and one wait that a word in shared memory ends.
+
+Importing this loads the MPI library: call `taskgraph._native.mpi.check` before.
+
+Rule 1: a buffer stays alive until its request is complete.
+Rule 2: every wait polls the abort word and every open receive, without the GIL.
+Rule 3: one thread, the one that initialised MPI.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskgraph._native.channel import Epoch, Port, Pump
+from taskgraph.ids import Generation, Rank
+
+class _Codec(Protocol):
+    def encode(self, value: object) -> list[Any]: ...
+    def decode(self, frames: list[Any]) -> object: ...
+    def dump_dtype(self, dtype: np.dtype[Any]) -> bytes: ...
+    def load_dtype(self, data: bytes) -> np.dtype[Any]: ...
+
+class _Handlers(Protocol):
+    @property
+    def on_control(self) -> Callable[[Rank, int, int, bytes], object]: ...
+    @property
+    def on_copy(self) -> Callable[[Rank, list[Any]], object]: ...
+    @property
+    def on_stray(self) -> Callable[[Rank, Generation], object]: ...
+    @property
+    def on_lost(self) -> Callable[[Rank], object]: ...
+
+@final
+class Arriving:
+    """A large message whose payload is on its way into its memory."""
+
+@final
+class Peer(Port):
+    """The way to one rank."""
+
+    @property
+    def rank(self) -> Rank:
+        """The rank at the other end."""
+
+@final
+class Wire(Pump):
+    """The point-to-point connections of one rank.
+
+    Parameters
+    ----------
+    comm
+        Address of an ``MPI_Comm`` of our own whose error handler is ``MPI_ERRORS_RETURN``.
+    word
+        Writable, of signed 64-bit integers: the abort word. A wait ends with `EpochAborted` when it is negative, or
+        above the generation of this rank.
+    epoch
+        Takes the values.
+    codec
+        Turns objects into buffers and back, and dtypes into bytes and back.
+    handlers
+        Are called for what is no value: ``on_control(source, topic, epoch, data)`` for every control message of this
+        generation, ``on_copy(source, frames)`` for every copy of a snapshot, ``on_stray(source, generation)`` for every
+        message of another generation (a later one is kept), and ``on_lost(rank)`` when MPI says that a peer has died:
+        it is no peer from then on.
+    spin_s, doze_s
+        A wait polls without a pause for `spin_s` seconds, then yields the processor between polls, and sleeps between
+        polls after `doze_s` seconds.
+    idle_s
+        How long a wait lasts until `on_idle` is called.
+    """
+
+    on_idle: Callable[[], None] | None
+    """Called once, then forgotten, when a wait has lasted for `idle_s` seconds."""
+
+    @property
+    def generation(self) -> Generation:
+        """What every message sent carries. Only messages of the same are delivered."""
+
+    def __init__(
+        self,
+        comm: int,
+        word: memoryview,
+        epoch: Epoch,
+        codec: _Codec,
+        handlers: _Handlers,
+        spin_s: float,
+        doze_s: float,
+        idle_s: float = 0.02,
+    ) -> None: ...
+    def peer(self, rank: Rank) -> Peer:
+        """Return the way to `rank`, opening the receive for what it sends. Idempotent."""
+
+    def protect(self, array: NDArray[Any]) -> None:
+        """Copy, instead of borrowing, what lies in the memory of this array. Keeps the array."""
+
+    def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> None:
+        """Send bytes to the worker on another rank. They are copied, and arrive in the order of the calls.
+
+        That is why long ones travel in several eager messages: a payload may come in after the next message.
+        """
+
+    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
+        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
+
+    def finish_sends(self) -> None:
+        """Wait, still serving what comes in, until every array put in this epoch has left; give back what was borrowed.
+
+        Raises
+        ------
+        EpochAborted
+            The abort word ended the wait. What was borrowed is still read-only.
+        """
+
+    def serve(self) -> bool:
+        """Handle one message, if there is one, whatever the abort word says. Return whether there was one."""
+
+    def adopt(self, generation: Generation) -> None:
+        """Go over to a later generation: nothing of an older one is delivered or waited for any more.
+
+        What was borrowed is writable again, although a late receiver may still read it: what it gets is dropped there.
+        """
+
+    def deliver_early(self) -> None:
+        """Deliver what came for this generation before it was adopted here. Its channels must be in place."""
+
+    def close(self) -> int:
+        """Withdraw every open receive and let go of completed sends. Return the number of sends still under way."""

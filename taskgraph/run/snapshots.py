@@ -1,0 +1,97 @@
+"""The snapshots of a host, as the worker of one of its ranks uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from taskgraph.ids import Epoch, Generation, TaskId
+from taskgraph.plan import orders as do
+from taskgraph.plan.holdings import Held, Known
+from taskgraph.plan.lineage import History
+from taskgraph.run.replicas import Replica
+
+
+class Snapshots(Protocol):
+    """Whole snapshots in the shared memory of the host, and how far they count."""
+
+    @property
+    def floor(self) -> Generation:
+        """The lowest generation that may still change anything on this host."""
+
+    def held(self) -> Iterable[Held]:
+        """Return the whole snapshots of the host."""
+
+    def declare(self, replica: Replica) -> None:
+        """Make room for the snapshots of a task. Raises UsageError where there is too little."""
+
+    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+        """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
+
+    def fill(self, slot: Held, replica: Replica) -> Epoch:
+        """Put the state back that a slot holds; return how far ``committed`` had been called.
+
+        Raises
+        ------
+        EpochAborted
+            The slot is gone: the generation is over.
+        """
+
+    def purge(self, history: History) -> None:
+        """Free what a history makes invalid."""
+
+    def record(self, known: Known) -> None:
+        """Write down what a commit said, and free what lies below its safe boundary."""
+
+    def outgoing(self, order: do.Replicate) -> Sequence[Any]:
+        """Return the frames of a copy: what it is, and the blocks of it that the receiver lacks."""
+
+    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
+        """Return what a copy that arrived is."""
+
+    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
+        """Write a copy that arrived into a slot of this rank; return whether it is whole."""
+
+    def mark_over(self, generation: Generation, status: int) -> None:
+        """Write down that the job is over."""
+
+
+class NoSnapshots:
+    """For a job in one process: what would be lost with it is not worth keeping."""
+
+    floor: Generation = 0
+
+    def held(self) -> Iterable[Held]:
+        """Return nothing."""
+        return ()
+
+    def declare(self, replica: Replica) -> None:
+        """Do nothing."""
+
+    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+        """Do nothing."""
+
+    def fill(self, slot: Held, replica: Replica) -> Epoch:
+        """Never called: nothing is held."""
+        raise AssertionError(slot)
+
+    def purge(self, history: History) -> None:
+        """Do nothing."""
+
+    def record(self, known: Known) -> None:
+        """Do nothing."""
+
+    def outgoing(self, order: do.Replicate) -> Sequence[Any]:
+        """Never called: all ranks share one host."""
+        raise AssertionError(order)
+
+    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
+        """Never called: nothing is sent."""
+        raise AssertionError(frames)
+
+    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
+        """Never called: nothing is sent."""
+        raise AssertionError(slot)
+
+    def mark_over(self, generation: Generation, status: int) -> None:
+        """Do nothing."""
