@@ -364,6 +364,8 @@ def test_the_floor_never_falls(host):
 def test_a_generation_that_does_not_fit_is_an_error(host):
     with pytest.raises(ValueError, match="above 4294967295"):
         host.slots.raise_floor(2**32)
+    with pytest.raises(ValueError, match="above 4294967295"):
+        host.holder().write(0, 2**32, host.parts)
 
 
 def begun(table: SlotTable, generation: int) -> tuple[int, int]:
@@ -397,6 +399,21 @@ def test_a_raise_that_was_cut_off_is_finished_by_the_next(host):
     assert host.slots.floor == 5
     host.slots.raise_floor(5)
     assert table.complete(index, cycle, 4, 0, 4) == native.FENCED
+
+
+def test_the_fence_lies_in_every_slot_so_no_moment_is_left_between_the_floor_and_a_change(host):
+    table = host.slots.table
+    free, given_up = begun(table, 4)
+    table.cancel(free, given_up)
+    writing, cycle = begun(table, 4)
+    whole, its = begun(table, 4)
+    table.complete(whole, its, 4, 0, 4)
+    host.slots.raise_floor(5)
+    with open(host.slots.path / "table", "r+b") as file:  # as if the floor had been read just before it was raised
+        os.pwrite(file.fileno(), struct.pack("<Q", 4), 64)
+    assert table.begin(free, 4) == native.FENCED
+    assert table.complete(writing, cycle, 4, 0, 4) == native.FENCED
+    assert table.free(whole, its, 4) == native.FENCED
 
 
 def test_a_slot_that_is_added_finds_the_floor(host):

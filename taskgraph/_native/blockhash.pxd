@@ -1,8 +1,8 @@
 """A 64-bit hash of a block of memory, and the copy that takes it on its way.
 
-The loop is that of XXH3 (Yann Collet, xxHash 0.8): eight lanes, each adding the 32x32-bit product of a keyed word and its
-neighbour's word, scrambled every 1024 bytes, folded by 128-bit products. Kept out are its short forms: what is left at
-the end is filled up with zeros to a stripe, and the length goes into the fold. The keys are the first outputs of
+The loop is that of XXH3 (Yann Collet, xxHash 0.8): eight lanes, each adding the 32x32-bit product of a keyed word and
+its neighbour's word, scrambled every 1024 bytes, folded by 128-bit products. Kept out are its short forms: what is left
+at the end is filled up with zeros to a stripe, and the length goes into the fold. The keys are the first outputs of
 splitmix64. So the values are ours, the same on every little-endian machine.
 
 Why it notices every single wrong byte, and not just most: a word enters its neighbour's lane by addition, and all that

@@ -1,13 +1,13 @@
 from collections.abc import Sequence
-from typing import Any, final
+from typing import Any, Self, final
 
 from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 @final
 class Blocks:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         memory: Buffer,
         block: int,
         rooms: Sequence[int],
@@ -15,7 +15,7 @@ class Blocks:
         hashes_at: int,
         lengths: Sequence[int] | None = None,
         writable: bool = True,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def block(self) -> int: ...
     def write(self, parts: Sequence[NDArray[Any] | Buffer], base: Blocks | None, version: int) -> None: ...

@@ -332,7 +332,6 @@ cdef class Blocks:
         drain_stores()
 
 
-
 cdef char* pull(Stream* stream, uint64_t nbytes) noexcept nogil:
     """Return the next bytes, at most a block, in one piece. NULL where so many are not left."""
     cdef uint64_t got = 0, n

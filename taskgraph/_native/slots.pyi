@@ -1,4 +1,4 @@
-from typing import Final, final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
@@ -17,7 +17,7 @@ MAX_GENERATION: Final[int]
 
 @final
 class SlotTable:
-    def __init__(self, memory: Buffer) -> None: ...
+    def __new__(cls, memory: Buffer) -> Self: ...
     @staticmethod
     def fresh(capacity: int, run: bytes) -> bytes: ...
     @property

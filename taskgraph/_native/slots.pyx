@@ -3,9 +3,8 @@
 One file, a header of two lines of 64 bytes, then a line for each slot::
 
     header   0: magic   8: number of slots   16: run (16 bytes)      64: floor   72: slots ever used
-    slot     0: word    8: owner   16: task   24: boundary   32: generation that wrote   40: check of 16..39 and the word's cycle
-
-    word     see `slotword.pxd`
+    slot     0: word (`slotword.pxd`)   8: owner   16: task   24: boundary   32: generation that wrote
+             40: check of 16 to 39 and of the word's cycle
 
 Theory of operation. Whatever changes a slot is one compare-and-swap of its word, so a process that is killed or stopped
 anywhere leaves the word before or after it, and nobody waits for anybody.
@@ -53,6 +52,12 @@ FENCED = -1
 GONE = -2
 NOBODY = (1 << 64) - 1
 MAX_GENERATION = (1 << 32) - 1
+
+
+cdef int check_generation(uint64_t generation) except -1:
+    if generation > <uint64_t>MAX_GENERATION:
+        raise ValueError(f"generation={generation} is above {MAX_GENERATION}")
+    return 0
 
 
 cdef void lift_fence(uint64_t* word, uint64_t generation) noexcept nogil:
@@ -125,8 +130,7 @@ cdef class SlotTable:
     def raise_floor(self, uint64_t generation):
         """Let no generation below this one begin, complete or free a slot from now on (rules 2 and 4)."""
         cdef uint64_t i, used
-        if generation > 0xffffffff:
-            raise ValueError(f"generation={generation} is above {MAX_GENERATION}")
+        check_generation(generation)
         with nogil:
             lift(self.words + WORDS, generation)
             used = self.used()
@@ -231,6 +235,7 @@ cdef class SlotTable:
         """
         cdef uint64_t* word = self.at(index)
         cdef uint64_t now, cycle
+        check_generation(generation)
         while True:
             now = load(word)
             if state_of(now) not in (_FREE, _REFUSED):

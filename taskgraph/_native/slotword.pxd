@@ -4,8 +4,8 @@
 
     fence (32 bits) | cycle (20) | state (4) | CRC-8 of the rest
 
-What is no word of ours reads as DAMAGED: polynomial 0x97 notices up to three wrong bits for sure. A word of zeros is one.
-All accesses are sequentially consistent.
+What is no word of ours reads as DAMAGED: polynomial 0x97 notices up to three wrong bits for sure. A word of zeros is
+EMPTY. All accesses are sequentially consistent.
 """
 
 from libc.stdint cimport uint64_t

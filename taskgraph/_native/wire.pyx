@@ -195,6 +195,7 @@ cdef class Wire(Pump):
         self.peers = {}
         self.protected = []
         self.borrowed = []
+        epoch.attach(self)
         self.pieces = {}
 
     def __dealloc__(self):
@@ -506,9 +507,9 @@ cdef class Wire(Pump):
             self.sort(source, generation, kind, more, channel, epoch, memory)
 
     cpdef int pump(self) except -1:
-        cdef int turn
+        cdef int _turn
         cdef int64_t start
-        for turn in range(POLLS_WITH_GIL):      # giving the GIL away and taking it back costs as much as a message
+        for _turn in range(POLLS_WITH_GIL):      # giving the GIL away and taking it back costs as much as a message
             if self.poll():
                 return 1
         start = now_ns()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Transport(Protocol):
     def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
 
-    def send_copy(self, peer: Rank, frames: Sequence[Any]) -> None:
+    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
         """Send a copy of a snapshot. The frames, buffers of bytes, must not change while it is wanted."""
 
     def protect(self, array: NDArray[Any]) -> None:

@@ -11,7 +11,7 @@ The shell (`taskgraph.run.worker`) carries orders out and reports; see `taskgrap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from enum import Enum, auto
 
 from taskgraph.ids import Epoch, Host, Rank, TaskId
@@ -39,7 +39,7 @@ from taskgraph.plan.orders import (
     Snapshot,
     Store,
 )
-from taskgraph.plan.replication import Replication, Sending, is_duplicate
+from taskgraph.plan.replication import Replication, Sending, has_base, is_duplicate
 from taskgraph.plan.routes import tree_place
 
 NOTHING: Orders = ()
@@ -154,7 +154,7 @@ class Member:
         self._ever_listed.update(decision.live)
         if self._parent is not None:
             return []
-        return [Send(rank, Topic.FENCED) for rank in sorted(self._ever_listed - decision.host_of.keys())]
+        return [Send(rank, Topic.FENCED) for rank in dropped(self._ever_listed, decision)]
 
     def restored(self, delivered: Mapping[TaskId, Epoch]) -> Orders:
         """Go on once the state is that of the boundary resumed from.
@@ -446,7 +446,7 @@ class Member:
         copy = Copy(slot.task, slot.boundary)
         if is_duplicate(any(held[:3] == slot[:3] for held in whole)):
             orders.append(Send(source, Topic.ACK, copy.encode()))
-        elif base is not None and not any(held[:3] == base[:3] for held in whole):
+        elif base is not None and not has_base(base, whole):
             orders.append(Send(source, Topic.WANT_WHOLE, copy.encode()))
         else:
             orders.append(Store(source, slot, base))
@@ -458,6 +458,11 @@ class Member:
 
     def _sent(self, sendings: Iterable[Sending]) -> list[Order]:
         return [Replicate(to, slot, base, self._known) for to, slot, base in sendings]
+
+
+def dropped(ever_listed: Set[Rank], decision: Decision) -> list[Rank]:
+    """Return the ranks that are told that they are listed no more, dead or alive."""
+    return sorted(ever_listed - decision.host_of.keys())
 
 
 _HANDLERS = {

@@ -117,3 +117,8 @@ def to_refill(own: Iterable[Held], safe: Epoch, boundary: Epoch) -> list[Held]:
 def is_duplicate(already_whole: bool) -> bool:
     """Tell whether a snapshot that arrives is only acknowledged, not written."""
     return already_whole
+
+
+def has_base(base: Held, whole: Iterable[Held]) -> bool:
+    """Tell whether a change of `base` can be used by one that has these snapshots."""
+    return any(held[:3] == base[:3] for held in whole)

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,15 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.program.graph import TaskGraph, check
 from taskgraph.run.blame import ending_of
+from taskgraph.run.control import NoControl
 from taskgraph.run.duties import Duty, Registration
 from taskgraph.run.guard import KeeperGuard
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.observer import Observer
-from taskgraph.run.control import NoControl
 from taskgraph.run.replicas import Program
-from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.roster import leave
 from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.startup import ROOT, Site, StartFailed, find_etcd, lay_out, meet, prepare_host, together
 from taskgraph.run.worker import Worker
 
@@ -87,10 +88,10 @@ def _run(
 
 
 def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
-    coordinator = EtcdCoordinator(access, job, site.run)
     if site.rank == ROOT:
-        coordinator.claim(site.run)
-    return coordinator
+        with closing(EtcdCoordinator(access, job)) as patient:
+            patient.claim(site.run)
+    return EtcdCoordinator(access.within(_OPERATION_S), job, site.run)
 
 
 class End:
@@ -156,6 +157,10 @@ def _work(
     return status
 
 
+def _won(done: Future[bool]) -> bool:
+    return not done.cancelled() and done.exception() is None and done.result()
+
+
 class RankControl(NoControl):
     """Passes on to the sidecar what the main thread says."""
 
@@ -164,8 +169,20 @@ class RankControl(NoControl):
         self._observer = observer
 
     def conclude(self, generation: Generation, status: int) -> None:
-        """Write the status."""
-        self._sidecar.end(Ending(status=status))
+        """Write the status, after what was handed to the sidecar before: a check of a graph may still end the job."""
+        answer: Future[bool] = Future()
+
+        def ask() -> None:
+            self._sidecar.ask_end(Ending(status=status)).add_done_callback(lambda done: answer.set_result(_won(done)))
+
+        self._sidecar.call(ask)
+        try:
+            first = answer.result(_END_KNOWN_S)
+        except TimeoutError:
+            log.warning("etcd did not take the end of the job within %.1f s; nothing is lost by that", _END_KNOWN_S)
+            return
+        if not first:
+            raise EpochAborted
 
     def progress(self, epochs: Epoch) -> None:
         """Pass it on to the sidecar, and on the root to the observer."""
@@ -185,7 +202,7 @@ class RankControl(NoControl):
 
 def _leave_word(observer: Observer, ending: Ending, future: Future[bool]) -> None:
     """Tell the observer of an ending, if it is the first of the job."""
-    if not future.cancelled() and future.exception() is None and future.result():
+    if _won(future):
         observer.failed(ending)
 
 

@@ -41,15 +41,28 @@ class Replica:
     ----------
     state
         What it protects, by name, in the order declared.
-    context
-        Of the generation that runs; a backup has none.
     """
 
     id: TaskId
     task: Task
     framework: Framework
     state: Mapping[str, NDArray[Any] | Saved]
-    context: Context | None = field(default=None)
+    _context: Context | None = field(default=None)
+
+    @property
+    def context(self) -> Context:
+        """What its primary composes with, in the generation that runs."""
+        assert self._context is not None, f"task {self.id} is not run here"
+        return self._context
+
+    @context.setter
+    def context(self, context: Context | None) -> None:
+        self._context = context
+
+    @property
+    def is_run(self) -> bool:
+        """Whether this rank runs the task in the generation that runs, or did so in the one before."""
+        return self._context is not None
 
     @property
     def arrays(self) -> list[NDArray[Any]]:
@@ -111,7 +124,8 @@ class Replicas:
         for task in restore.backups:
             known = before.get(task)
             replica = self._all[task] = known or self._make(task, False, snapshots)
-            replica.framework.is_primary, replica.context = False, None
+            replica.framework.is_primary = False
+            replica.context = None
             if known is None and generation:
                 self._call(replica, replica.task.became_backup)
         self.primaries.sort(key=lambda replica: replica.id)
@@ -120,7 +134,7 @@ class Replicas:
     def _promote(self, replica: Replica, maker: EndMaker, generation: Generation) -> None:
         """Make a replica the primary of its task in a generation."""
         config = self._program.config
-        was_primary = replica.context is not None
+        was_primary = replica.is_run
         replica.framework.is_primary = True
         replica.context = Context(
             replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, maker

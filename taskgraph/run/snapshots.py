@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
-from taskgraph.ids import Epoch, Generation, TaskId
+from taskgraph.ids import Epoch, Generation
 from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
@@ -19,7 +19,7 @@ class Snapshots(Protocol):
     def floor(self) -> Generation:
         """The lowest generation that may still change anything on this host."""
 
-    def held(self) -> Iterable[Held]:
+    def held(self) -> Collection[Held]:
         """Return the whole snapshots of the host."""
 
     def declare(self, replica: Replica) -> None:
@@ -43,7 +43,7 @@ class Snapshots(Protocol):
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
 
-    def outgoing(self, order: do.Replicate) -> Sequence[Any]:
+    def outgoing(self, order: do.Replicate) -> list[Any]:
         """Return the frames of a copy: what it is, and the blocks of it that the receiver lacks."""
 
     def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
@@ -61,7 +61,7 @@ class NoSnapshots:
 
     floor: Generation = 0
 
-    def held(self) -> Iterable[Held]:
+    def held(self) -> Collection[Held]:
         """Return nothing."""
         return ()
 
@@ -81,7 +81,7 @@ class NoSnapshots:
     def record(self, known: Known) -> None:
         """Do nothing."""
 
-    def outgoing(self, order: do.Replicate) -> Sequence[Any]:
+    def outgoing(self, order: do.Replicate) -> list[Any]:
         """Never called: all ranks share one host."""
         raise AssertionError(order)
 

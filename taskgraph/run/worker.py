@@ -78,7 +78,6 @@ class Worker:
         if connect is not None:
             handlers = Handlers(self._on_control, self._on_copy, self._on_stray, control.lost)
             self._transport = connect(self._epoch, codec, handlers)
-            self._epoch.attach(self._transport)
         self._replicas = Replicas(program)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[Callable[[], Orders]] = deque()
@@ -100,7 +99,8 @@ class Worker:
         Exception
             Whatever user code raises, as it is.
         """
-        decision, history = self._decision, {self._decision.generation: self._decision.boundary}
+        decision = self._decision
+        history: History = {decision.generation: decision.boundary}
         while True:
             try:
                 self._run_generation(decision, history)

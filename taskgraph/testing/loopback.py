@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,7 @@ class LoopbackTransport(Pump):
         self._network = network
         self._rank = rank
         self._epoch = epoch
+        epoch.attach(self)
         self._codec = codec
         self._handlers = handlers
         self.on_idle: Callable[[], None] | None = None
@@ -108,7 +109,7 @@ class LoopbackTransport(Pump):
             return 0
         return 1
 
-    def send_copy(self, peer: Rank, frames: Sequence[Any]) -> None:
+    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
         """Never called: all ranks share one host."""
         raise AssertionError(peer)
 

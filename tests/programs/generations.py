@@ -44,7 +44,6 @@ class Rank:
             0.0,
             0.001,
         )
-        self.epoch.attach(self.wire)
         self.wire.peer(1 - self.rank)
 
     def listen(self):

@@ -18,6 +18,7 @@ from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.records import Write
 from tests.simulator.parts import Host, Rank, Slot
+from tests.simulator.schedules import Moment
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -47,6 +48,7 @@ class Checks:
         self._undone = False
         self._ending: Ending | None = None
         self._left_ok = False
+        self._over_in: set[int] = set()
         self._wrote: dict[tuple[int, int, int], int] = {}
         self._reference = self._run_without_failures()
 
@@ -158,6 +160,8 @@ class Checks:
     def _ended(self, ending: Ending) -> None:
         self._world.log("etcd: the job ends, status %d %s", ending.status, ending.message)
         self._ending = ending
+        if not ending.message and max(self.decisions) not in self._over_in:
+            self.bad("a generation that is not over is ended", str(max(self.decisions)))
         if ending.message == "false":
             self.bad("an error that garbage made ends the job")
         if ending.message.startswith("all copies"):
@@ -242,6 +246,7 @@ class Checks:
             return
         self._safe = known.safe
         self._world.log("boundary %d is safe (rank %d, generation %d)", known.safe, rank.number, known.generation)
+        self._world.happens(Moment.SAFE, rank)
         for task in range(self._plan.tasks):
             stamps = [w for _, w in self._completed[task, known.safe] if self._is_true(known.safe, w)]
             if not stamps:
@@ -276,6 +281,7 @@ class Checks:
 
     def over(self, rank: Rank) -> None:
         """Look at a rank that knows that the job is over."""
+        self._over_in.add(rank.member.generation)
         if self._safe < self._plan.epochs:
             self.bad("a job is over before it is safe", str(self._safe))
 

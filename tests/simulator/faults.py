@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taskgraph.plan.evidence import Evidence
 from tests.simulator.parts import Host, Rank, UnitState
-from tests.simulator.schedules import Fault, Kind, Moment
+from tests.simulator.schedules import ON_HOSTS, Fault, Kind, Moment
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -46,6 +46,11 @@ class Faults:
                 self.kill_rank(rank)
             case Kind.KILL_HOST:
                 self.kill_host(host)
+            case Kind.KILL_PRIMARY:
+                self.kill_host(self._hosts_of(fault.target)[0])
+            case Kind.KILL_TASK:
+                for one in self._hosts_of(fault.target):
+                    self.kill_host(one)
             case Kind.KILL_KEEPER:
                 self._kill_keeper(host)
             case Kind.SUSPECT:
@@ -71,7 +76,7 @@ class Faults:
     def _victims(self, fault: Fault, who: Rank | UnitState | None) -> tuple[Rank, Host]:
         world = self._world
         if fault.target >= 0:
-            if fault.kind in (Kind.KILL_HOST, Kind.CUT, Kind.KILL_KEEPER):
+            if fault.kind in ON_HOSTS:
                 return world.ranks[0], world.hosts[fault.target % len(world.hosts)]
             rank = world.ranks[fault.target % len(world.ranks)]
             return rank, rank.host
@@ -81,6 +86,11 @@ class Faults:
             return who.rank or who.host.ranks[0], who.host
         rank = world.rng.choice(world.ranks)
         return rank, rank.host
+
+    def _hosts_of(self, task: int) -> list[Host]:
+        """Return the hosts of a task's replicas, the primary's first."""
+        newest = self._world.newest()
+        return [self._world.ranks[rank].host for rank in newest.layout.replicas[task % self._world.schedule.tasks]]
 
     # ---- deaths ----
 

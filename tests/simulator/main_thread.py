@@ -262,15 +262,11 @@ class MainThreads:
         at = max(world.fifo[pair] + 1e-6, world.now + world.delay(0.4 * world.schedule.link))
         world.fifo[pair] = at
         stamp = rank.member.generation if generation is None else generation
-        world.after(at - world.now, self._arrive, rank, world.ranks[to], Message(rank.number, stamp, kind, body, rendezvous))
+        world.after(at - world.now, self._arrive, world.ranks[to], Message(rank.number, stamp, kind, body, rendezvous))
 
-    def _arrive(self, source: Rank, rank: Rank, message: Message) -> None:
+    def _arrive(self, rank: Rank, message: Message) -> None:
         if not rank.runs:
             return
-        if message.rendezvous and source.member.generation > message.generation:
-            value: Value = message.body
-            garbage = hash((value.value, "garbage", self._world.now))
-            message = message._replace(body=value._replace(value=garbage, garbage=True))
         rank.inbox.append(message)
         self.poll(rank)
 
@@ -295,7 +291,9 @@ class MainThreads:
         if member.phase is Phase.AWAY or not self._may_act(rank):
             return
         if message.kind == "value":
-            value: Value = message.body
+            value = self._pulled(message)
+            if value is None:
+                return
             rank.values[value.epoch, value.task, value.source] = value
         elif message.kind == "copy":
             self._copy(rank, message)
@@ -304,6 +302,18 @@ class MainThreads:
             if topic is Topic.ACK and member.decision is not None and member.generation > 0:
                 self._world.happens(Moment.REFILLED, rank)
             rank.orders.extend(member.receive(message.source, topic, data))
+
+    def _pulled(self, message: Message) -> Value | None:
+        """Return the value of a message; by rendezvous it is read from the sender's memory only now."""
+        value: Value = message.body
+        sender = self._world.ranks[message.source]
+        if not message.rendezvous:
+            return value
+        if not sender.up or not sender.host.up:
+            return None
+        if sender.member.generation == message.generation:
+            return value
+        return value._replace(value=hash((value.value, "garbage", self._world.now)), garbage=True)
 
     def _copy(self, rank: Rank, message: Message) -> None:
         """Take a copy of a snapshot, which may come as the change of an earlier one."""

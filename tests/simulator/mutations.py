@@ -16,6 +16,7 @@ from taskgraph.plan import (
     fence,
     grid,
     lineage,
+    member,
     messages,
     records,
     replication,
@@ -33,15 +34,14 @@ class Mutation:
     ----------
     rule
         What is given up.
-    original, replacement
-        The function that is the rule, and what stands in for it.
+    instead
+        The functions that are the rule, and what stands in for each.
     seed
         The first seed whose schedule goes wrong without it.
     """
 
     rule: str
-    original: Callable[..., Any]
-    replacement: Callable[..., Any]
+    instead: dict[Callable[..., Any], Callable[..., Any]]
     seed: int
 
 
@@ -61,30 +61,39 @@ def _no_fence(own: int, message: int, sender_listed: bool) -> Fate:
 
 MUTATIONS = {
     "lineage": Mutation(
-        "snapshots of a history that was given up do not count", lineage.is_valid, lambda b, w, history: True, -1
+        "snapshots of a history that was given up do not count", {lineage.is_valid: lambda b, w, history: True}, -1
     ),
-    "clamp": Mutation("a commit counts only in its history", lineage.still_true, lambda b, w, history: b, -1),
-    "freeze": Mutation("below the floor nothing is changed", fence.may_act, lambda generation, floor: True, -1),
-    "grid": Mutation("one grid of snapshots for the job", grid.due, _some_tasks, -1),
-    "room": Mutation("at most three snapshots are kept", grid.has_room, lambda kept: True, -1),
-    "refill": Mutation("a new holder gets all snapshots since the safe one", replication.to_refill, _newest_only, -1),
-    "norewrite": Mutation("a whole slot is not written again", replication.is_duplicate, lambda whole: False, -1),
+    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, -1),
+    "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, -1),
+    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, -1),
+    "refill": Mutation("a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, -1),
+    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, -1),
+    "base": Mutation(
+        "a change without its base is not used", {replication.has_base: lambda base, whole: True}, -1
+    ),
     "hook": Mutation(
-        "committed goes on from what the snapshot records", delivery.resumes_at, lambda recorded, safe: max(safe, 0), -1
+        "committed goes on from what the snapshot records", {delivery.resumes_at: lambda recorded, safe: max(safe, 0)}, -1
     ),
-    "guard": Mutation("an error of a rank that is out of date is dropped", records.must_be_current, lambda r, g: (), -1),
-    "init0": Mutation("the first boundary counts as held", resume.first_is_held, lambda safe, first: False, -1),
-    "grace": Mutation("a task whose holders are all gone is lost", resume.is_lost, lambda hosts, live: False, -1),
-    "stash": Mutation("what comes early is kept", messages.early, lambda message: Fate.DRAIN, -1),
-    "runguard": Mutation("nothing is written into another's run", records.belongs, lambda found, ours: True, -1),
-    "status": Mutation("no generation begins once the job has ended", records.excluded_by_status, lambda: (), -1),
-    "exclusion": Mutation("a generation that is over does not end the job", records.excluded_by_decision, lambda g: (), -1),
+    "lease": Mutation(
+        "a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, -1
+    ),
+    "guard": Mutation(
+        "an error of a rank that is out of date is dropped", {records.must_be_current: lambda rank, generation: ()}, -1
+    ),
+    "fenced": Mutation(
+        "a rank that is cut off is told", {messages.fate: _no_fence, member.dropped: lambda ever, decision: []}, -1
+    ),
+    "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, -1),
+    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, -1),
+    "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, -1),
+    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, -1),
+    "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, -1),
+    "exclusion": Mutation(
+        "a generation that is followed by another does not end the job", {records.excluded_by_decision: lambda g: ()}, -1
+    ),
     "answer": Mutation(
-        "who knows that the job is over says so", succession.answers_with_status, lambda over, newest: False, -1
+        "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, -1
     ),
-    "anydecide": Mutation("any unit may decide", succession.may_decide, lambda place: place == 0, -1),
-    "fenced": Mutation("a rank that is cut off is told", messages.fate, _no_fence, -1),
-    "lease": Mutation("a host that is back is not silent", records.must_lack, lambda evidence, hosts: (), -1),
 }
 
 
@@ -92,17 +101,17 @@ MUTATIONS = {
 def applied(mutation: Mutation) -> Iterator[None]:
     """Put the replacement wherever the rule is used, for a while."""
     places = [
-        (module, name)
+        (module, name, value)
         for module_name, module in list(sys.modules.items())
         if module_name.startswith(("taskgraph.plan", "tests.simulator"))
         and module_name != __name__
         for name, value in list(vars(module).items())
-        if value is mutation.original
+        if callable(value) and value in mutation.instead
     ]
-    for module, name in places:
-        setattr(module, name, mutation.replacement)
+    for module, name, value in places:
+        setattr(module, name, mutation.instead[value])
     try:
         yield
     finally:
-        for module, name in places:
-            setattr(module, name, mutation.original)
+        for module, name, value in places:
+            setattr(module, name, value)

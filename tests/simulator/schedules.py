@@ -12,6 +12,8 @@ class Kind(Enum):
 
     KILL_RANK = "rank dies"
     KILL_HOST = "host dies"
+    KILL_PRIMARY = "host of the primary of a task dies"
+    KILL_TASK = "all hosts of the replicas of a task die"
     KILL_KEEPER = "keeper dies"
     SUSPECT = "rank is falsely declared dead"
     STOP = "rank is stopped and goes on later"
@@ -35,6 +37,7 @@ class Moment(Enum):
     COPY = "copy"
     REFILLED = "refilled"
     COMMIT = "commit"
+    SAFE = "newly safe boundary"
     LAST = "last"
     OVER = "over"
     CONCLUDE = "conclude"
@@ -110,6 +113,7 @@ class Schedule:
         return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
 
 
+ON_HOSTS = (Kind.KILL_HOST, Kind.CUT, Kind.KILL_KEEPER)
 _MOMENTS = [moment for moment in Moment if moment is not Moment.TIME]
 
 
@@ -140,7 +144,28 @@ def schedule(seed: int) -> Schedule:
         plan = replace(plan, mismatch_at=rng.randrange(epochs))
     faults = [_timed(rng, plan) for _ in range(rng.choice([0, 1, 1, 1, 2]))]
     faults += [_at_moment(rng, plan) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))]
+    if rng.random() < 0.15:
+        faults += _theme(rng, plan)
     return replace(plan, faults=tuple(faults))
+
+
+def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
+    """Return faults that are rarely together by chance: first a loss, then one that hits what the first laid bare."""
+    first = Fault(Kind.KILL_RANK, Moment.TIME, rng.random() * plan.epochs * 3, rng.randrange(plan.ranks))
+    task = rng.randrange(plan.tasks)
+    match rng.randrange(3):
+        case 0:
+            return [first, Fault(Kind.KILL_TASK, Moment.SAFE, rng.randint(2, plan.epochs + 1), task)]
+        case 1:
+            at = rng.randint(1, 6)
+            return [
+                replace(first, kind=Kind.KILL_HOST, target=first.target % plan.hosts),
+                Fault(Kind.KILL_HOST, Moment.REFILLED, at),
+                Fault(Kind.KILL_PRIMARY, Moment.REFILLED, at, task),
+            ]
+        case _:
+            at = rng.randint(1, 2)
+            return [first, Fault(Kind.CUT, Moment.OVER, at, -1, 100.0), Fault(Kind.KILL_RANK, Moment.OVER, at)]
 
 
 def _timed(rng: random.Random, plan: Schedule) -> Fault:
@@ -157,7 +182,7 @@ def _fault(rng: random.Random, plan: Schedule, moment: Moment, at: float, *, tar
     kinds = [Kind.KILL_RANK] * 30 + [Kind.KILL_HOST] * 26 + [Kind.SUSPECT] * 10 + [Kind.STOP] * 8 + [Kind.CUT] * 12
     kinds += [Kind.OUTAGE] * 5 + [Kind.KILL_KEEPER] * 4 + [Kind.COMPACT] * 3 + [Kind.WIPE, Kind.RAISE]
     kind = rng.choice(kinds)
-    on_hosts = kind in (Kind.KILL_HOST, Kind.CUT, Kind.KILL_KEEPER)
+    on_hosts = kind in ON_HOSTS
     target = rng.randrange(plan.hosts if on_hosts else plan.ranks) if targeted else -1
     lasts = {
         Kind.STOP: rng.choice([5.0, 20.0, 60.0]),
