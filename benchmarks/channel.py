@@ -2,9 +2,9 @@
 
     python benchmarks/channel.py
 
-Two ranks. In each epoch a value goes back and forth through a chain of processors, then the same array through mpi4py and
-through C, on a communicator of their own: the three alternate, so that a change in the machine's speed hits all of them.
-Figures are the medians over the rounds, ratios the medians of the ratios round by round.
+Two ranks. In each epoch a value goes back and forth through a chain of processors, then the same array through mpi4py
+and through C, on a communicator of their own: the three alternate, so that a change in the machine's speed hits all of
+them. Figures are the medians over the rounds, ratios the medians of the ratios round by round.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WARM_UP = 3
 
 
 def trips_for(nbytes):
-    """Return how often a value goes back and forth in an epoch: few, since each trip has channels and values of its own."""
+    """Return how often a value goes back and forth in an epoch: few, as each trip has channels of its own."""
     return 10 if nbytes < 65536 else 3
 
 
@@ -139,7 +139,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         loop = compiled(directory)
     comm = MPI.COMM_WORLD.Dup()
-    job = tg.Job("channel", 2, epochs=sum(rounds_for(nbytes, options.rounds) for nbytes in SIZES), progress="off", waiting="spin")
+    epochs = sum(rounds_for(nbytes, options.rounds) for nbytes in SIZES)
+    job = tg.Job("channel", 2, epochs=epochs, progress="off", waiting="spin")
     job.set_task_builder(lambda task_id: Player(comm, loop, options.rounds))
     return job.start()
 

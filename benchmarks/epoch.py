@@ -2,8 +2,8 @@
 
     python benchmarks/epoch.py
 
-Four tasks on four ranks; blocks of epochs of the one and the other alternate within one run. Once with processors that do
-nothing but pass values on, once with processors that compute for a millisecond.
+Four tasks on four ranks; blocks of epochs of the one and the other alternate within one run. Once with processors that
+do nothing but pass values on, once with processors that compute for a millisecond.
 """
 
 import argparse

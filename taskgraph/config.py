@@ -176,5 +176,6 @@ def _parse(variable: str, text: str, kind: str) -> object:
         if kind.startswith("float"):
             return float(text)
     except ValueError:
-        raise UsageError(f"{variable}={text!r} is not {'an integer' if kind.startswith('int') else 'a number'}") from None
+        wanted = "an integer" if kind.startswith("int") else "a number"
+        raise UsageError(f"{variable}={text!r} is not {wanted}") from None
     return text

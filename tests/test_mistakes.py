@@ -61,9 +61,7 @@ def test_a_rank_deep_in_c_code_does_not_hold_up_the_end(mpirun):
 
 
 def test_a_rank_in_c_code_is_killed_by_its_keeper_where_the_launcher_does_not(mpirun):
-    job = mpirun.start(
-        PROGRAM, ranks=3, args=["raises beside C code"], env={"TASKGRAPH_ABORT_GRACE_S": "1"}, ulfm=True
-    )
+    job = mpirun.start(PROGRAM, ranks=3, args=["raises beside C code"], env={"TASKGRAPH_ABORT_GRACE_S": "1"}, ulfm=True)
     job.wait_for_line("in C")
     done = job.finish(timeout_s=20)
     assert "a mistake of mine" in done.stderr

@@ -20,7 +20,8 @@ OnLost = Callable[[Rank], None]
 """Called as ``on_lost(rank)`` when the transport itself finds that a peer has died."""
 
 OnCopy = Callable[[Rank, list[Any]], None]
-"""Called as ``on_copy(source, frames)`` for a copy of a snapshot; the frames are arrays of bytes of the receiver's own."""
+"""Called as ``on_copy(source, frames)`` for a copy of a snapshot. The frames are arrays of bytes of the receiver's own.
+"""
 
 
 class Handlers(NamedTuple):

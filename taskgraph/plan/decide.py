@@ -70,7 +70,7 @@ def _lost(before: Decision, found: Resume, backups: int) -> Ending:
     """Name the task, its dead ranks, and the option that would have saved it."""
     task = (found.lost or found.missing)[0]
     ranks = before.layout.replicas[task]
-    copies = f"backups={backups}" if len(ranks) > backups else f"backups={backups} (there was room for {len(ranks) - 1})"
+    copies = f"backups={backups}" if len(ranks) > backups else f"backups={backups} (room was for {len(ranks) - 1})"
     message = (
         f"all copies of task {task} are lost: rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} held it "
         f"with {copies}, and no complete checkpoint is there to go back to ({found.why}); "

@@ -1,7 +1,7 @@
 """How far ``committed`` has been called for each task of a rank.
 
-``committed(e)`` is called for every epoch once a boundary above it is safe, in order, without a gap. After a failure the
-calls go on from what the restored snapshot records, so some may be repeated and none is left out.
+``committed(e)`` is called for every epoch once a boundary above it is safe, in order, without a gap. After a failure
+the calls go on from what the restored snapshot records, so some may be repeated and none is left out.
 """
 
 from __future__ import annotations

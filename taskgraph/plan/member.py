@@ -2,9 +2,9 @@
 
 Rule 1: between two generations a rank does nothing but wait for the decision, or for the end. Rule 2: an epoch begins
 when the one before is committed and its snapshot, if one is due, is whole. Rule 3: nothing of the protocol calls user
-code while an epoch runs: what a commit allows then waits for the end of the epoch. Rule 4: how far state is kept travels
-with the commits; alone only where somebody may be waiting for it: first in a generation, when slots are short, and at the
-end.
+code while an epoch runs: what a commit allows then waits for the end of the epoch. Rule 4: how far state is kept
+travels with the commits; alone only where somebody may be waiting for it: first in a generation, when slots are short,
+and at the end.
 
 The shell (`taskgraph.run.worker`) carries orders out and reports; see `taskgraph.plan.orders` for how.
 """
@@ -150,7 +150,7 @@ class Member:
         return (*self._tell_dropped(decision), Purge(history), restore)
 
     def _tell_dropped(self, decision: Decision) -> list[Send]:
-        """Tell, at the root, ranks that are listed no more: one that lives, but is cut off from etcd, would never know."""
+        """Tell, at the root, ranks that are listed no more: one that lives, cut off from etcd, would never know."""
         self._ever_listed.update(decision.live)
         if self._parent is not None:
             return []
@@ -426,7 +426,9 @@ class Member:
 
     # ---- copies of others' snapshots ----
 
-    def copy_arrived(self, source: Rank, slot: Held, base: Held | None, known: Known, whole: Collection[Held]) -> Orders:
+    def copy_arrived(
+        self, source: Rank, slot: Held, base: Held | None, known: Known, whole: Collection[Held]
+    ) -> Orders:
         """Take a snapshot that a primary sent to this backup.
 
         Parameters

@@ -2,8 +2,8 @@
 
 Orders come in tuples and are carried out one after the other. Before each, the shell looks at the host's floor
 (`taskgraph.plan.fence.may_act`): if the generation is over, this order and the rest are dropped. What needs an answer
-(`Restore`, `Snapshot`, `RunEpoch`, `Exit`, `Conclude`) is the last of its tuple. Nothing of the protocol happens between two
-orders of one tuple; a message that comes in meanwhile waits.
+(`Restore`, `Snapshot`, `RunEpoch`, `Exit`, `Conclude`) is the last of its tuple. Nothing of the protocol happens
+between two orders of one tuple; a message that comes in meanwhile waits.
 
 Tuples, not dataclasses: every epoch makes some on every rank.
 """
@@ -133,7 +133,7 @@ class MarkOver(NamedTuple):
 
 
 class Conclude(NamedTuple):
-    """At the root: have the end written to etcd if that is needed (`succession.must_write`); then `Member.concluded`."""
+    """At the root: have the end written to etcd if it must be (`succession.must_write`); then `Member.concluded`."""
 
     status: int
 
@@ -145,7 +145,7 @@ class Leave(NamedTuple):
 
 
 class Overtaken(NamedTuple):
-    """A snapshot to restore from is gone. If the floor is above the generation, wait for the next; else it is a defect."""
+    """A snapshot to restore from is gone. If the floor is above the generation, wait for the next; else a defect."""
 
     slot: Held
 

@@ -1,8 +1,9 @@
 """Who takes over: the layout after a loss.
 
-A primary stays where it is if it lives. Otherwise a live backup takes over whose host holds the boundary to resume from,
-else the least loaded rank of a host that does; a task that has to be made anew goes to the least loaded rank, which is
-a spare as long as there is one. Live backups stay; what is missing is filled up, on other hosts as far as there are any.
+A primary stays where it is if it lives. Otherwise a live backup takes over whose host holds the boundary to resume
+from, else the least loaded rank of a host that does; a task that has to be made anew goes to the least loaded rank,
+which is a spare as long as there is one. Live backups stay; what is missing is filled up, on other hosts as far as
+there are any.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Snapshots are held by hosts, so one backup on each other host gets a copy, and a backup on the primary's host none.
 Rule 1: an acknowledgement counts only in its own generation, except that a host that the decision lists as a holder of
 the boundary to resume from counts as having acknowledged that. Rule 2: a new holder receives every valid snapshot from
-the safe boundary to that one, the oldest first, and none of them counts before that one is there. Rule 3: a change names
-its base; the first to a holder in a generation is against the boundary resumed from. Rule 4: a whole slot is never
-written again; the copy is acknowledged and dropped.
+the safe boundary to that one, the oldest first, and none of them counts before that one is there. Rule 3: a change
+names its base; the first to a holder in a generation is against the boundary resumed from. Rule 4: a whole slot is
+never written again; the copy is acknowledged and dropped.
 """
 
 from __future__ import annotations

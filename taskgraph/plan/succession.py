@@ -1,12 +1,12 @@
 """From a tombstone to the next generation: what a unit does, whichever it is.
 
-A unit is the sidecar thread of a rank or the keeper of a host. Whatever it does here is idempotent or creates a key that
-must be absent, so any unit may do it, and the first wins.
+A unit is the sidecar thread of a rank or the keeper of a host. Whatever it does here is idempotent or creates a key
+that must be absent, so any unit may do it, and the first wins.
 
-Rule 1: a tombstone of a rank that the newest decision lists, and nothing else, starts the next generation. Rule 2: first
-the floor of the host rises, then what is whole is read and published; nothing that a rank of the old generation does
-afterwards counts. Rule 3: publishing never waits for user code. Rule 4: any unit may decide once every live host has
-published; the first in the row at once, the others later and later. Rule 5: where the job is known to be over, a
+Rule 1: a tombstone of a rank that the newest decision lists, and nothing else, starts the next generation. Rule 2:
+first the floor of the host rises, then what is whole is read and published; nothing that a rank of the old generation
+does afterwards counts. Rule 3: publishing never waits for user code. Rule 4: any unit may decide once every live host
+has published; the first in the row at once, the others later and later. Rule 5: where the job is known to be over, a
 tombstone is answered with the status, not with holdings.
 """
 

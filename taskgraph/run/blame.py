@@ -1,4 +1,4 @@
-"""What an exception that reached the worker means for the job: where it came from, and what of its traceback to show."""
+"""What an exception that reached the worker means for the job: where it came from, what of its traceback to show."""
 
 from __future__ import annotations
 
@@ -54,4 +54,4 @@ def users_traceback(error: BaseException) -> str:
 
 def _is_ours(at: TracebackType) -> bool:
     name = at.tb_frame.f_code.co_filename
-    return name.startswith(_OURS) or name.startswith("taskgraph/")      # the latter: compiled code
+    return name.startswith((_OURS, "taskgraph/"))  # the latter: compiled code

@@ -1,7 +1,7 @@
 """The graph of an epoch, on one rank: composed, connected, declared; and, at the root of the tree, checked as a whole.
 
-Only what changed is declared. The epoch never waits for the check; where a mistake keeps ranks waiting, the root notices
-that it waits, in an epoch whose graph changed, and asks who has composed.
+Only what changed is declared. The epoch never waits for the check; where a mistake keeps ranks waiting, the root
+notices that it waits, in an epoch whose graph changed, and asks who has composed.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ class Control(Protocol):
         """So many epochs are finished."""
 
     def finishing(self) -> None:
-        """The last epoch is finished; ``exit`` of the tasks comes next."""
+        """Hear that the last epoch is finished; ``exit`` of the tasks comes next."""
 
     def lost(self, rank: Rank) -> None:
-        """The transport says that a rank has died."""
+        """Hear from the transport that a rank has died."""
 
 
 class NoControl:

@@ -12,10 +12,10 @@ class Observer(Protocol):
     """Told by the root rank of its progress, and by the one rank that speaks for the job of its failure."""
 
     def progress(self, epochs: Epoch) -> None:
-        """So many epochs are finished. Called after each, so it has to be quick."""
+        """Hear that so many epochs are finished. Called after each, so it has to be quick."""
 
     def failed(self, ending: Ending) -> None:
-        """The job has failed. Called once in the job."""
+        """Hear that the job has failed. Called once in the job."""
 
     def close(self) -> None:
-        """The job is over on this rank."""
+        """Hear that the job is over on this rank."""

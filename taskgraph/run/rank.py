@@ -150,7 +150,7 @@ def _work(
         ending = end.wait(_END_KNOWN_S)
         if ending is None or ending.message:
             return _leave_hard(ending.status if ending is not None else 1)
-        status = ending.status      # all have finished: the news came through etcd before it came down the tree
+        status = ending.status  # all have finished: the news came through etcd before it came down the tree
     except BaseException as error:
         return _leave_hard(_fail(ending_of(error, site.rank, *worker.where()), communicator, sidecar, observer, end))
     worker.close()

@@ -227,8 +227,8 @@ def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: Ho
     def find() -> EtcdAccess | None:
         if not config.etcd and len(set(site.machines)) > 1:
             raise UsageError(
-                f"the ranks are on {len(set(site.machines))} machines, and the job's own etcd can be reached on its own "
-                "machine only: name the endpoints of an etcd in Job(etcd=...) or TASKGRAPH_ETCD"
+                f"the ranks are on {len(set(site.machines))} machines, and the job's own etcd can be reached on its "
+                "own machine only: name the endpoints of an etcd in Job(etcd=...) or TASKGRAPH_ETCD"
             )
         if site.rank != ROOT:
             return None

@@ -1,8 +1,8 @@
 """The main thread of a rank: it obeys its machine (`taskgraph.plan.member`), epoch by epoch, generation by generation.
 
 While an epoch runs, control messages are handled at once, inside the wait for values; at any other time they queue, so
-that nothing of the protocol happens between two orders. Before each order the rank looks at the floor of its host: where
-its generation is over, the order and the rest are dropped, and the rank waits for the next decision.
+that nothing of the protocol happens between two orders. Before each order the rank looks at the floor of its host:
+where its generation is over, the order and the rest are dropped, and the rank waits for the next decision.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ class Worker:
             if isinstance(order, do.Store):
                 if self._snapshots.store(order.slot, order.base, frames):
                     left += self._member.stored(source, order.slot)
-                else:       # what was to be changed is not there, or the copy was damaged on its way
+                else:  # what was to be changed is not there, or the copy was damaged on its way
                     left.append(do.Send(source, Topic.WANT_WHOLE, Copy(order.slot.task, order.slot.boundary).encode()))
             else:
                 left.append(order)

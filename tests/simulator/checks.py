@@ -1,9 +1,9 @@
 """PROTOCOL's invariants, checked as things happen, by one that sees everything.
 
-What is safe is never undone while, for each task, a host that completed its snapshot of that boundary, in a history still
-true, is live and not declared dead; and where it is undone, the decision says that it may be. All states restored by one
-decision belong to one consistent cut. There is one decision a generation. Every epoch's ``committed`` is called, in
-order. A job goes on or ends with a reason that holds.
+What is safe is never undone while, for each task, a host that completed its snapshot of that boundary, in a history
+still true, is live and not declared dead; and where it is undone, the decision says that it may be. All states restored
+by one decision belong to one consistent cut. There is one decision a generation. Every epoch's ``committed`` is called,
+in order. A job goes on or ends with a reason that holds.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Checks:
             self.bad("a generation begins after the job has ended", str(decision.generation))
         if decision.boundary < self._safe:
             self._rolled_back(decision)
-        for task in decision.rebuild:  # by `init`, which may do it otherwise: of the first boundary nothing is committed
+        for task in decision.rebuild:  # by `init`, maybe otherwise: of the first boundary nothing is committed
             self._kept.pop((task, decision.first), None)
         self.decisions[decision.generation] = decision
         self._world.stats["decisions"] += decision.generation > 0
@@ -141,7 +141,10 @@ class Checks:
         """Whether every task once had the safe boundary, in a history still true, on a host that lives."""
         hosts = {host.name for host in self._world.hosts if host.up} & live
         return self._safe >= 0 and all(
-            any(host in hosts and self._is_true(self._safe, written) for host, written in self._completed[task, self._safe])
+            any(
+                host in hosts and self._is_true(self._safe, written)
+                for host, written in self._completed[task, self._safe]
+            )
             for task in range(self._plan.tasks)
         )
 
@@ -296,15 +299,17 @@ class Checks:
         world = self._world
         stuck = [rank.number for rank in world.ranks if rank.runs]
         if endless:
-            self.bad("it goes on for ever", str([(r.number, r.member.phase.name, r.member.generation) for r in world.ranks]))
+            state = [(r.number, r.member.phase.name, r.member.generation) for r in world.ranks]
+            self.bad("it goes on for ever", str(state))
         if stuck:
-            state = [(r.number, r.member.phase.name, r.member.generation, r.member.boundary) for r in world.ranks if r.runs]
+            members = [(rank.number, rank.member) for rank in world.ranks if rank.runs]
+            state = [(number, m.phase.name, m.generation, m.boundary) for number, m in members]
             self.bad("it hangs", str(state))
         if world.stats["WIPE"] or (self._ending is not None and self._ending.message):
             return
         if not self._left_ok:
             if any(rank.left is not None and rank.up for rank in world.ranks):
-                return self._check_nobody()
+                self._check_nobody()
             return
         gaps = [
             (task, epoch)

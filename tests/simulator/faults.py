@@ -35,7 +35,9 @@ class Faults:
         """Count a moment; what was to happen at it happens very soon."""
         self._seen[moment] += 1
         for fault in self._at.get((moment, self._seen[moment]), ()):
-            self._world.after(self._world.delay(0.1) if self._world.rng.random() < 0.5 else 0.0, self._strike, fault, who)
+            self._world.after(
+                self._world.delay(0.1) if self._world.rng.random() < 0.5 else 0.0, self._strike, fault, who
+            )
 
     def _strike(self, fault: Fault, who: Rank | UnitState | None) -> None:
         world = self._world
@@ -102,7 +104,9 @@ class Faults:
         rank.up = False
         for unit in self._world.all_units:
             if unit.host is rank.host and unit.runs:
-                self._world.after(self._world.delay(0.3), self._world.units.accuse, unit, (rank.number,), Evidence.PROCESS)
+                self._world.after(
+                    self._world.delay(0.3), self._world.units.accuse, unit, (rank.number,), Evidence.PROCESS
+                )
         self._peers_notice([rank])
         self._last_resort(rank.host)
 
@@ -139,8 +143,10 @@ class Faults:
         def expire() -> None:
             if world.now < world.etcd.down_until:
                 world.after(world.etcd.down_until - world.now + LEASE, expire)
-            elif not host.up or world.now < host.cut_until or not any(
-                unit.runs for unit in world.all_units if unit.host is host
+            elif (
+                not host.up
+                or world.now < host.cut_until
+                or not any(unit.runs for unit in world.all_units if unit.host is host)
             ):
                 host.leased = False
                 world.etcd.expire(host.name)
@@ -166,7 +172,9 @@ class Faults:
     def _accused(self, ranks: list[Rank], evidence: Evidence) -> None:
         world = self._world
         accusers = [
-            unit for unit in world.all_units if unit.runs and unit.rank not in ranks and unit.host.cut_until <= world.now
+            unit
+            for unit in world.all_units
+            if unit.runs and unit.rank not in ranks and unit.host.cut_until <= world.now
         ]
         if accusers:
             numbers = tuple(rank.number for rank in ranks)

@@ -68,15 +68,13 @@ MUTATIONS = {
     "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, -1),
     "refill": Mutation("a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, -1),
     "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, -1),
-    "base": Mutation(
-        "a change without its base is not used", {replication.has_base: lambda base, whole: True}, -1
-    ),
+    "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, -1),
     "hook": Mutation(
-        "committed goes on from what the snapshot records", {delivery.resumes_at: lambda recorded, safe: max(safe, 0)}, -1
+        "committed goes on from what the snapshot records",
+        {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
+        -1,
     ),
-    "lease": Mutation(
-        "a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, -1
-    ),
+    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, -1),
     "guard": Mutation(
         "an error of a rank that is out of date is dropped", {records.must_be_current: lambda rank, generation: ()}, -1
     ),
@@ -89,7 +87,9 @@ MUTATIONS = {
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, -1),
     "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, -1),
     "exclusion": Mutation(
-        "a generation that is followed by another does not end the job", {records.excluded_by_decision: lambda g: ()}, -1
+        "a generation that is followed by another does not end the job",
+        {records.excluded_by_decision: lambda g: ()},
+        -1,
     ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, -1
@@ -103,8 +103,7 @@ def applied(mutation: Mutation) -> Iterator[None]:
     places = [
         (module, name, value)
         for module_name, module in list(sys.modules.items())
-        if module_name.startswith(("taskgraph.plan", "tests.simulator"))
-        and module_name != __name__
+        if module_name.startswith(("taskgraph.plan", "tests.simulator")) and module_name != __name__
         for name, value in list(vars(module).items())
         if callable(value) and value in mutation.instead
     ]
