@@ -11,6 +11,8 @@ from pathlib import Path
 
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Process, Watch, alive, kill
+from taskgraph.backends.commits import Commits
+from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.run.etcd_keeping import EtcdKeeping
 from taskgraph.run.guard import start_keeper, wait_for_etcd
@@ -68,11 +70,15 @@ class Machine:
         number = len(self.hosts)
         directory = HostDir.create("job", RUN, number, base=self.base)
         AbortWords.create(directory.words, ranks).close()
+        SlotDir.create(directory.slots, RUN)
+        Commits.create(directory.commits, ranks)
         spec = KeeperSpec(
             job="job",
             run=RUN,
             host=f"n{number}",
-            ranks=ranks,
+            ranks=tuple(range(ranks)),
+            backups=0,
+            placement="buddy",
             lease_s=2.0,
             abort_grace_s=grace_s,
             launcher=(named(self.launcher),),

@@ -81,7 +81,7 @@ def restored(host: Host, held: Held) -> tuple[np.ndarray, bytes]:
 
 
 def test_a_snapshot_is_listed_with_its_stamp_and_history(host):
-    host.holder(7).write(3, 2, host.parts, delivered=1, history=((1, 0), (2, 3)))
+    host.holder(7).write(3, 2, host.parts, note=1, history=((1, 0), (2, 3)))
     (held,) = host.slots.holdings()
     assert held[:5] == (7, 3, 2, 1, ((1, 0), (2, 3)))
 
@@ -227,7 +227,7 @@ def test_a_backup_follows_by_what_changed(host, other):
     for boundary in range(6):
         host.w[boundary * 100] += 1
         host.text += b"x" * 700
-        snapshot = primary.write(boundary, 0, host.parts, delivered=boundary - 1, history=((0, 0),))
+        snapshot = primary.write(boundary, 0, host.parts, note=boundary - 1, history=((0, 0),))
         held = carry(snapshot.delta(), backup)
         assert held[:7] == snapshot.held[:7]
         assert other.slots.verify(held) is None

@@ -93,6 +93,7 @@ cdef enum Outcome:          # of a wait, where it is no index of a receive
     SIGNALS = -3
     SENT = -4
     FAILED = -5
+    FAILED_SEND = -6
 
 cdef struct Receiving:      # beside requests[i]
     int peer
@@ -103,6 +104,7 @@ cdef struct Receiving:      # beside requests[i]
 cdef struct Sending:        # beside send_requests[i]
     PyObject* owner         # of the memory; NULL for an eager buffer
     char* buffer
+    int peer
     bint awaited            # by `finish_sends`: not once its generation is over
 
 
@@ -353,7 +355,7 @@ cdef class Wire(Pump):
             fresh = <char*>malloc(EAGER_BYTES)
             if fresh == NULL:
                 raise MemoryError
-            self.track(request, None, self.scratch, False)
+            self.track(request, peer, None, self.scratch, False)
             self.scratch = fresh
         return 0
 
@@ -365,11 +367,11 @@ cdef class Wire(Pump):
             part = <int>min(<size_t>CHUNK, nbytes - at)
             if not self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, PAYLOAD, self.comm, &request), peer):
                 return 0
-            self.track(request, owner, NULL, awaited)
+            self.track(request, peer, owner, NULL, awaited)
             at += part
         return 0
 
-    cdef int track(self, MPI_Request request, object owner, char* buffer, bint awaited) except -1:
+    cdef int track(self, MPI_Request request, int peer, object owner, char* buffer, bint awaited) except -1:
         cdef int room
         if self.num_sends == self.room_sends:
             room = max(16, 2 * self.room_sends)
@@ -378,6 +380,7 @@ cdef class Wire(Pump):
             self.room_sends = room
         self.send_requests[self.num_sends] = request
         self.sending[self.num_sends].buffer = buffer
+        self.sending[self.num_sends].peer = peer
         self.sending[self.num_sends].owner = NULL
         self.sending[self.num_sends].awaited = awaited
         if owner is not None:
@@ -540,6 +543,10 @@ cdef class Wire(Pump):
             on_idle()
         elif outcome == SIGNALS:
             PyErr_CheckSignals()
+        elif outcome == FAILED_SEND and 0 <= index < self.num_sends:
+            peer = self.sending[index].peer
+            self.sent(index)        # it went to a rank that died, so it is over as well
+            self.demand(code, peer)
         else:
             self.failed(code, index)
         return 0
@@ -563,8 +570,8 @@ cdef class Wire(Pump):
             if sends:
                 code[0] = MPI_Testany(self.num_sends, self.send_requests, &at, &done, status)
                 if code[0] != MPI_SUCCESS:
-                    index[0] = -1
-                    return FAILED
+                    index[0] = at
+                    return FAILED_SEND
                 if done and at != MPI_UNDEFINED:
                     index[0] = at
                     return SENT

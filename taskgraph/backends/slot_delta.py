@@ -39,7 +39,7 @@ class DeltaHead:
     boundary: Epoch
     generation: Generation
     """That wrote the snapshot."""
-    delivered: Epoch
+    note: int
     history: History
     form: int
     checksum: int
@@ -56,7 +56,7 @@ class DeltaHead:
         """Return the header."""
         base = self.base or Base(0, 0, 0)
         fixed = _FIXED.pack(
-            _MAGIC, self.task, self.boundary, self.generation, self.delivered, self.form, self.checksum,
+            _MAGIC, self.task, self.boundary, self.generation, self.note, self.form, self.checksum,
             self.block, len(self.lengths), len(self.history), len(self.runs), self.base is not None, *base,
         )  # fmt: skip
         pairs = b"".join(struct.pack("<Qq", *pair) for pair in self.history)
@@ -76,7 +76,7 @@ class DeltaHead:
         header, check = header[: -_CHECK.size], header[-_CHECK.size :]
         if len(header) < _FIXED.size or _CHECK.pack(digest(header)) != check:
             raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
-        (magic, task, boundary, generation, delivered, form, checksum,
+        (magic, task, boundary, generation, note, form, checksum,
          block, parts, pairs, runs, has_base, *base) = _FIXED.unpack_from(header)  # fmt: skip
         pairs_at = _FIXED.size + 8 * parts + 8
         runs_at = pairs_at + 16 * pairs
@@ -84,7 +84,7 @@ class DeltaHead:
             raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
         *lengths, nbytes = struct.unpack_from(f"<{parts}QQ", header, _FIXED.size)
         return cls(
-            task, boundary, generation, delivered, tuple(struct.iter_unpack("<Qq", header[pairs_at:runs_at])),
+            task, boundary, generation, note, tuple(struct.iter_unpack("<Qq", header[pairs_at:runs_at])),
             form, checksum, block, tuple(lengths), Base(*base) if has_base else None,
             tuple(struct.iter_unpack("<3Q", header[runs_at:])), nbytes,
         )  # fmt: skip
@@ -110,7 +110,7 @@ def delta(slot: SlotFile, held: Held, runs: Sequence[Run], base: Held | None) ->
     if len(frames) > MAX_FRAMES:
         frames = [memoryview(b"".join(frames))]
     head = DeltaHead(
-        held.task, held.boundary, held.generation, held.delivered, held.history, held.form, held.checksum,
+        held.task, held.boundary, held.generation, held.note, held.history, held.form, held.checksum,
         slot.layout.block, held.lengths, base and Base(base.boundary, base.generation, base.checksum), tuple(runs),
         sum(nbytes for _, nbytes in places),
     )  # fmt: skip

@@ -105,8 +105,8 @@ class Held(NamedTuple):
     boundary: Epoch
     generation: Generation
     """That wrote it, here or on another host."""
-    delivered: Epoch
-    """Up to which epoch `committed` had been called, -1 for none."""
+    note: int
+    """64 bits of the writer's, kept and sent along."""
     history: History
     """The decisions up to `generation`."""
     form: int
@@ -122,7 +122,7 @@ def encode(held: Held, run: bytes, layout: Layout) -> bytes:
     """Return the first bytes of a file, up to the history's end."""
     parts, pairs = len(held.lengths), len(held.history)
     fixed = _HEAD.pack(
-        _MAGIC, held.cycle, run, held.task, held.boundary, held.generation, held.delivered, held.form,
+        _MAGIC, held.cycle, run, held.task, held.boundary, held.generation, held.note, held.form,
         layout.block, parts, pairs, layout.history_room, held.checksum,
     ).ljust(_CHECK_AT, b"\0")  # fmt: skip
     rest = struct.pack(f"<{2 * parts}Q", *layout.rooms, *held.lengths)
@@ -136,7 +136,7 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
     start = os.pread(descriptor, _FIRST_READ, 0)
     if len(start) < _META:
         return None
-    (magic, cycle, of_run, task, boundary, generation, delivered, form,
+    (magic, cycle, of_run, task, boundary, generation, note, form,
      block, parts, pairs, history_room, checksum) = _HEAD.unpack_from(start)  # fmt: skip
     end = _META + 16 * parts + 16 * pairs
     if magic != _MAGIC or of_run != run or end > size or pairs > history_room or block == 0 or block % 1024:
@@ -151,7 +151,7 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
     if layout.size > size or not layout.fits(lengths, pairs):
         return None
     history = tuple(struct.iter_unpack("<Qq", start[layout.history_at : end]))
-    return Held(task, boundary, generation, delivered, history, form, checksum, lengths, slot, cycle), layout
+    return Held(task, boundary, generation, note, history, form, checksum, lengths, slot, cycle), layout
 
 
 @dataclass(frozen=True, slots=True, eq=False)

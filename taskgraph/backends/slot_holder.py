@@ -57,7 +57,7 @@ class Holder:
         generation: Generation,
         parts: Sequence[Part],
         *,
-        delivered: Epoch = -1,
+        note: int = -1,
         history: History = (),
         base: Held | None = None,
     ) -> Snapshot | Refusal:
@@ -69,8 +69,8 @@ class Holder:
             What the state is that of, and in which generation it came to be.
         parts
             The arrays of the form, contiguous, then the byte strings.
-        delivered
-            Up to which epoch `committed` has been called.
+        note
+            64 bits that are kept with the snapshot.
         history
             All decisions up to this generation.
         base
@@ -90,7 +90,7 @@ class Holder:
         lengths = tuple(part.nbytes if isinstance(part, np.ndarray | memoryview) else len(part) for part in parts)
         if not self.form.accepts(lengths):
             raise ValueError(f"task {self.task} protects arrays of {self.form.sizes} bytes and was given {lengths}")
-        draft = Held(self.task, boundary, generation, delivered, history, self.form.digest, 0, lengths, -1, -1)
+        draft = Held(self.task, boundary, generation, note, history, self.form.digest, 0, lengths, -1, -1)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
             blocks.write(parts, old, self._version)
@@ -133,7 +133,7 @@ class Holder:
                 return Refusal.NO_BASE
         pieces = list(frames)
         draft = Held(
-            self.task, head.boundary, head.generation, head.delivered, head.history, head.form, head.checksum,
+            self.task, head.boundary, head.generation, head.note, head.history, head.form, head.checksum,
             head.lengths, -1, -1,
         )  # fmt: skip
 

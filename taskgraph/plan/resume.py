@@ -66,21 +66,24 @@ def resume(before: Decision, holdings: Mapping[Host, Holdings], history: History
     lost = tuple(task for task in range(len(held)) if is_lost(before.hosts_of(task), holdings.keys()))
     from_start = first_is_held(safe, before.first)
 
-    def has(task: TaskId, boundary: Epoch) -> bool:
+    def has(task: TaskId, boundary: Epoch, limit: Epoch) -> bool:
         return (
             boundary in held[task]
             or (from_start and boundary == before.first)
-            or (task in before.stateless and boundary <= safe)
+            or (task in before.stateless and boundary <= limit)
         )
 
+    def newest(limit: Epoch) -> Epoch | None:
+        return max((b for b in candidates if all(has(task, b, limit) for task in range(len(held)))), default=None)
+
     candidates = {boundary for of_task in held for boundary in of_task} | {before.first, safe}
-    common = [b for b in sorted(candidates, reverse=True) if all(has(task, b) for task in range(len(held)))]
-    if not common:
+    boundary = newest(safe)
+    if boundary is None:
         return _no_cut(held, candidates, lost, safe, delivered)
-    boundary = common[0]
     holders = tuple(frozenset(of_task.get(boundary, {})) for of_task in held)
     rebuild = tuple(task for task, some in enumerate(holders) if not some)
-    undoes = may_undo(boundary, safe, before, [task for task in lost if task not in before.stateless])
+    beyond = newest(max(candidates)) != boundary  # what a task that protects nothing took along may have been committed
+    undoes = beyond or may_undo(boundary, safe, before, [task for task in lost if task not in before.stateless])
     why = f"boundary {boundary} is held of all {len(held)} tasks" + _exceptions(rebuild, lost, undoes)
     return Resume(
         boundary=boundary,
@@ -110,9 +113,7 @@ def _committed(before: Decision, holdings: Mapping[Host, Holdings], history: His
     return safe, delivered
 
 
-def _held(
-    before: Decision, holdings: Mapping[Host, Holdings], history: History
-) -> list[dict[Epoch, dict[Host, Held]]]:
+def _held(before: Decision, holdings: Mapping[Host, Holdings], history: History) -> list[dict[Epoch, dict[Host, Held]]]:
     """Return by task and boundary who holds a valid snapshot."""
     held: list[dict[Epoch, dict[Host, Held]]] = [{} for _ in before.layout.replicas]
     for host, published in holdings.items():

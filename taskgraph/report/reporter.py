@@ -9,9 +9,11 @@ from taskgraph.backends.launcher import Launched, launchers, terminal
 from taskgraph.backends.processes import Process
 from taskgraph.config import Config
 from taskgraph.ids import Epoch
+from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
+from taskgraph.report.recovery import recovery
 
 
 class Reporter:
@@ -25,16 +27,23 @@ class Reporter:
         """Draw, if it is time to."""
         self._progress.update(epochs, self._epochs)
 
+    def recovered(self, decision: Decision, took_s: float) -> None:
+        """Print the line that says what was lost and where the job goes on."""
+        self._say(recovery(decision, took_s))
+
     def failed(self, ending: Ending) -> None:
         """Print the traceback and the line that says where and why."""
         self._progress.close()
-        if sys.stderr is not None:
-            sys.stderr.write(failure(ending) + "\n")  # in one piece: other ranks may write as well
-            sys.stderr.flush()
+        self._say(failure(ending))
 
     def close(self) -> None:
         """Draw for the last time."""
         self._progress.close()
+
+    def _say(self, text: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")  # in one piece: other ranks may write as well
+            sys.stderr.flush()
 
 
 def _mode(config: Config, launched: Launched | None) -> Literal["bar", "lines", "off"]:

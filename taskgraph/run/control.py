@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from taskgraph.errors import EpochAborted
-from taskgraph.ids import Epoch, Generation, Rank
+from taskgraph.ids import Epoch, Generation, Rank, TaskId
 from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.lineage import History
+
+
+class JobEnded(Exception):
+    """The job has ended, and this rank has not left it in order."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.describe())
+        self.ending = ending
 
 
 class Control(Protocol):
@@ -19,29 +27,52 @@ class Control(Protocol):
 
         Raises
         ------
-        EpochAborted
-            The job has ended.
+        JobEnded
+        """
+
+    def resumed(self, decision: Decision) -> None:
+        """Take that this rank has adopted a generation and restored its state."""
+
+    def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
+        """Take that user code, or the graph, has raised. Returns where that does not count: a failure came before.
+
+        Raises
+        ------
+        JobEnded
         """
 
     def conclude(self, generation: Generation, status: int) -> None:
-        """Write down that the job is over. Called on the root of the tree, before anybody leaves."""
+        """Write down that the job is over. Called on the root of the tree, before anybody leaves.
+
+        Raises
+        ------
+        EpochAborted
+            It ended otherwise, or another generation has begun.
+        """
 
     def progress(self, epochs: Epoch) -> None:
-        """So many epochs are finished."""
+        """Take that so many epochs are finished."""
 
     def finishing(self) -> None:
-        """Hear that the last epoch is finished; ``exit`` of the tasks comes next."""
+        """Take that the last epoch is finished; ``exit`` of the tasks comes next."""
 
     def lost(self, rank: Rank) -> None:
-        """Hear from the transport that a rank has died."""
+        """Take that the transport has found a rank to be dead."""
 
 
 class NoControl:
     """For ranks in one process: they live and die together."""
 
     def next_decision(self, after: Generation, serve: Callable[[], bool]) -> tuple[Decision, History]:
-        """There is none: the job has ended."""
-        raise EpochAborted
+        """Give up: there is none, so another rank has failed."""
+        raise JobEnded(Ending(status=1, message="another rank has failed"))
+
+    def resumed(self, decision: Decision) -> None:
+        """Do nothing."""
+
+    def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
+        """Raise it as it is."""
+        raise error
 
     def conclude(self, generation: Generation, status: int) -> None:
         """Do nothing."""
@@ -53,4 +84,4 @@ class NoControl:
         """Do nothing."""
 
     def lost(self, rank: Rank) -> None:
-        """Never called."""
+        """Do nothing: threads are not lost."""

@@ -19,6 +19,8 @@ class EndRequest:
     ----------
     ending
         How.
+    absent
+        Keys that must not be there; else the request is dropped.
     answer
         True where it came first and rules, False where another did.
     tried
@@ -26,6 +28,7 @@ class EndRequest:
     """
 
     ending: Ending
+    absent: tuple[str, ...] = ()
     answer: Future[bool] = field(default_factory=Future)
     tried: bool = False
 

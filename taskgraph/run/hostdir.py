@@ -29,6 +29,16 @@ class HostDir:
     path: Path
 
     @property
+    def slots(self) -> Path:
+        """The directory of the snapshots."""
+        return self.path / "slots"
+
+    @property
+    def commits(self) -> Path:
+        """What the ranks have heard of commits."""
+        return self.path / "commits"
+
+    @property
     def words(self) -> Path:
         """The abort words of the ranks."""
         return self.path / "words"

@@ -19,31 +19,50 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
+from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
-from taskgraph.backends.processes import Process, Watch, alive, kill
+from taskgraph.backends.processes import Condition, Process, Watch, alive, condition, kill
+from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.plan import keeping
+from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
+from taskgraph.plan.lineage import History
+from taskgraph.plan.succession import Succession
 from taskgraph.run.duties import HostLease
 from taskgraph.run.etcd_keeping import EtcdKeeping
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
 from taskgraph.run.roster import Entry, close_roster, read_roster
+from taskgraph.run.recovery import Recovery
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.run.spec import KeeperSpec
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
+STOPPED_S = 2.0
+"""A rank that has been stopped for so long, in seconds, is dead. What a debugger holds does not count."""
 _RELEASE_S = 1.0
 _OPERATION_S = 2.0
 _FAULTS = 20
 _FAULT_PAUSE_S = 0.1
+
+
+class _Bystander:
+    """A keeper has no main thread that would follow a decision."""
+
+    def decided(self, decision: Decision, history: History) -> None:
+        """Do nothing."""
+
+    def dead(self, tombstone: Tombstone) -> None:
+        """Do nothing: a keeper is no rank."""
 
 
 class Keeper:
@@ -73,6 +92,8 @@ class Keeper:
         self._since = time.monotonic()
         self._grace_ends: float | None = None
         self._roster: list[Entry] = []
+        self._accused: set[int] = set()
+        self._stopped: dict[int, float] = {}
         self._files: set[LeftFile] = set()
         for process in spec.launcher:
             self._watch.add(process)
@@ -115,8 +136,31 @@ class Keeper:
                 self._watch.remove(entry.process)
             else:
                 self._watch.add(entry.process)
+                self._inspect(entry)
         if self._etcd is not None and (server := self._etcd.look()) is not None:
             self._watch.add(server)
+
+    def _inspect(self, entry: Entry) -> None:
+        """Report a rank that has died without leaving, or has been stopped for too long."""
+        if self._sidecar is None or entry.index in self._accused:
+            return
+        now = time.monotonic()
+        found = condition(entry.process)
+        if found is Condition.STOPPED:
+            stopped_s = now - self._stopped.setdefault(entry.index, now)
+            if stopped_s >= STOPPED_S:
+                self._accuse(entry, Evidence.STOPPED, f"for {stopped_s:.1f} s")
+            return
+        self._stopped.pop(entry.index, None)
+        if found is Condition.GONE:
+            self._accuse(entry, Evidence.PROCESS, str(entry.process))
+
+    def _accuse(self, entry: Entry, evidence: Evidence, detail: str) -> None:
+        assert self._sidecar is not None
+        self._accused.add(entry.index)
+        rank = self._spec.ranks[entry.index]
+        log.warning("rank %d is dead: %s (%s)", rank, evidence.value, detail)
+        self._sidecar.accuse([rank], evidence, detail)
 
     def _know(self, roster: list[Entry]) -> None:
         self._roster = roster
@@ -147,7 +191,7 @@ class Keeper:
         """Whether no rank is left and none will come."""
         if self._living():
             return False
-        if len(self._roster) >= self._spec.ranks:
+        if len(self._roster) >= len(self._spec.ranks):
             return True
         if self._spec.launcher:
             return self._launcher_gone()
@@ -228,7 +272,12 @@ class Keeper:
         coordinator = EtcdCoordinator(access.within(_OPERATION_S), self._spec.job, self._spec.run)
         unit = Unit(run=self._spec.run, host=self._spec.host)
         lease = HostLease(self._spec.host, Process.current(), self._spec.lease_s)
-        self._sidecar = Sidecar(coordinator, unit, on_end=self._over, words=self._words, duties=[lease])
+        machine = Succession(unit, backups=self._spec.backups, placement=self._spec.placement)
+        slots, commits = SlotDir.open(self._directory.slots), Commits.open(self._directory.commits)
+        recovery = Recovery(machine, slots, commits, self._words, _Bystander())
+        self._sidecar = Sidecar(
+            coordinator, unit, on_end=self._over, words=self._words, duties=[lease], recovery=recovery
+        )
         self._sidecar.start()
 
     def _over(self, ending: Ending) -> None:

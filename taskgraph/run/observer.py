@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from taskgraph.ids import Epoch
+from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 
 
@@ -13,6 +14,9 @@ class Observer(Protocol):
 
     def progress(self, epochs: Epoch) -> None:
         """Hear that so many epochs are finished. Called after each, so it has to be quick."""
+
+    def recovered(self, decision: Decision, took_s: float) -> None:
+        """Take that ranks were lost and the job goes on, `took_s` seconds after the root left its epoch."""
 
     def failed(self, ending: Ending) -> None:
         """Hear that the job has failed. Called once in the job."""

@@ -65,6 +65,11 @@ class Replica:
         return self._context is not None
 
     @property
+    def saved(self) -> list[Saved]:
+        """What it protects besides arrays."""
+        return [value for value in self.state.values() if isinstance(value, Saved)]
+
+    @property
     def arrays(self) -> list[NDArray[Any]]:
         """The arrays that it protects."""
         return [value for value in self.state.values() if isinstance(value, np.ndarray)]

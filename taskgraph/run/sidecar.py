@@ -10,15 +10,16 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped
-from taskgraph.ids import Epoch, Host
+from taskgraph.ids import Epoch, Host, Rank
 from taskgraph.plan import lifecycle
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence
 from taskgraph.plan.lifecycle import (
     Do,
     EndAsked,
@@ -36,6 +37,7 @@ from taskgraph.plan.lifecycle import (
 from taskgraph.run.duties import Duty, Progress
 from taskgraph.run.end_request import EndRequest, refuse_all
 from taskgraph.run.hearing import ending_of, hear, hosts_after
+from taskgraph.run.recovery import Recovery
 from taskgraph.run.schedule import RETRY_S, Schedule
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class Sidecar:
         The abort words of the host: all are set once the job is over.
     duties
         What is to be done from time to time.
+    recovery
+        What is to be done about failures; None: nothing.
     clock
         Seconds, never going back.
     """
@@ -75,6 +79,7 @@ class Sidecar:
         on_failure: Callable[[Ending], None] | None = None,
         words: AbortWords | None = None,
         duties: Sequence[Duty] = (),
+        recovery: Recovery | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
@@ -82,6 +87,7 @@ class Sidecar:
         self._on_end = on_end
         self._on_failure = on_failure
         self._words = words
+        self._recovery = recovery
         self._state = lifecycle.begin(unit)
         self._away = False
         self._lost_run = False
@@ -118,8 +124,8 @@ class Sidecar:
         """Say which epoch was reached; on the root rank it is written to etcd now and then. Costs one store."""
         self._epoch = epoch
 
-    def end(self, ending: Ending, timeout_s: float = 5.0) -> bool:
-        """End the job, unless it has ended.
+    def end(self, ending: Ending, timeout_s: float = 5.0, absent: Collection[str] = ()) -> bool:
+        """End the job, unless it has ended, or one of the keys in `absent` is there.
 
         Returns
         -------
@@ -133,13 +139,13 @@ class Sidecar:
             etcd took nothing within `timeout_s` seconds. It is tried further until `close`.
         """
         try:
-            return self.ask_end(ending).result(timeout_s)
+            return self.ask_end(ending, absent).result(timeout_s)
         except TimeoutError:
             raise CoordinatorError(f"etcd did not take the end of the job within {timeout_s:.1f} s") from None
 
-    def ask_end(self, ending: Ending) -> Future[bool]:
+    def ask_end(self, ending: Ending, absent: Collection[str] = ()) -> Future[bool]:
         """Begin to end the job; the future has what `end` returns."""
-        request = EndRequest(ending)
+        request = EndRequest(ending, absent=tuple(absent))
         self._asked.append(request)
         if self._finished:  # nobody will look any more
             refuse_all(self._asked, self._ruling)
@@ -188,10 +194,13 @@ class Sidecar:
             if self._lost_run:
                 self._closing.wait(wait_s)
                 return
-            for news in self._coordinator.news(max(wait_s, 0.0)):
+            for news in self._coordinator.news(max(min(wait_s, self._recover()), 0.0)):
                 self._hosts = hosts_after(self._hosts, news)
                 for event in hear(news, self._unit.run):
                     self._take(event)
+                if self._recovery is not None and self._state is not State.JOINING:
+                    self._recovery.hear(news)
+            self._recover()
             self._do_calls()
             self._do_ends()
         except (RunReplaced, RunWiped) as error:
@@ -199,6 +208,18 @@ class Sidecar:
             self._take(UnitFailed(Ending(status=1, message=str(error))))
         if self.over and self._words is not None:
             self._words.set_all(OVER)  # again: see AbortWords.set
+
+    def _recover(self) -> float:
+        """Do what failures ask for; return the seconds until they ask again."""
+        if self._recovery is None or not self._has_etcd() or self.over:
+            return TURN_S
+        return self._recovery.turn(self._coordinator)
+
+    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "") -> None:
+        """Report ranks as dead; from any thread."""
+        if self._recovery is not None:
+            self._recovery.accuse(ranks, evidence, detail)
+            self._coordinator.wake()
 
     def _do_calls(self) -> None:
         while self._calls:
@@ -256,10 +277,11 @@ class Sidecar:
     def _write_status(self, request: EndRequest) -> None:
         value = request.ending.encode()
         tried, request.tried = request.tried, True
-        won = self._coordinator.write({"status": value}, absent=("status",))
-        there = value if won else self._coordinator.read("status").get("status", value)
+        won = self._coordinator.write({"status": value}, absent=("status", *request.absent))
+        there = value if won else self._coordinator.read("status").get("status")
         self._take(RunIsOurs())  # else the write would have been refused
-        self._take(StatusSeen(ending_of(there)))
+        if there is not None:
+            self._take(StatusSeen(ending_of(there)))
         request.answer.set_result(won or (tried and there == value))
 
     def _fail(self, error: Exception) -> None:

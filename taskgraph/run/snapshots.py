@@ -37,8 +37,8 @@ class Snapshots(Protocol):
             The slot is gone: the generation is over.
         """
 
-    def purge(self, history: History) -> None:
-        """Free what a history makes invalid."""
+    def adopt(self, generation: Generation, history: History) -> None:
+        """Enter a generation, and free what its history makes invalid."""
 
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
@@ -75,7 +75,7 @@ class NoSnapshots:
         """Never called: nothing is held."""
         raise AssertionError(slot)
 
-    def purge(self, history: History) -> None:
+    def adopt(self, generation: Generation, history: History) -> None:
         """Do nothing."""
 
     def record(self, known: Known) -> None:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from taskgraph.backends.processes import Process
-from taskgraph.ids import Host
+from taskgraph.config import Placement
+from taskgraph.ids import Host, Rank
 
 EtcdPart = Literal["none", "serve", "stand by"]
 
@@ -23,7 +24,9 @@ class KeeperSpec:
     host
         The host it keeps.
     ranks
-        Number of ranks of that host.
+        The ranks of that host, in the order of the abort words.
+    backups, placement
+        What the job was configured with.
     lease_s
         Seconds of silence after which the host is dead.
     abort_grace_s
@@ -38,7 +41,9 @@ class KeeperSpec:
     job: str
     run: str
     host: Host
-    ranks: int
+    ranks: tuple[Rank, ...]
+    backups: int
+    placement: Placement
     lease_s: float
     abort_grace_s: float
     launcher: tuple[Process, ...] = ()
@@ -52,4 +57,5 @@ class KeeperSpec:
     def decode(cls, text: str) -> KeeperSpec:
         """Read what `encode` wrote."""
         fields = json.loads(text)
-        return cls(**{**fields, "launcher": tuple(Process(*process) for process in fields["launcher"])})
+        launcher = tuple(Process(*process) for process in fields["launcher"])
+        return cls(**{**fields, "ranks": tuple(fields["ranks"]), "launcher": launcher})

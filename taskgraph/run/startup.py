@@ -7,17 +7,23 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
+from taskgraph.backends.commits import Commits
+from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import launchers, mpi_files
 from taskgraph.backends.processes import Process
+from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.config import Config
-from taskgraph.errors import TaskgraphError, UsageError
+from taskgraph.errors import CoordinatorError, TaskgraphError, UsageError
 from taskgraph.ids import Host, Rank
+from taskgraph.plan import records
+from taskgraph.plan.decision import Decision, start
 from taskgraph.plan.layout import Layout, assign
 from taskgraph.run.guard import start_keeper, tell_etcd, wait_for_etcd
 from taskgraph.run.hostdir import HostDir, machine
@@ -82,6 +88,11 @@ class Site:
     def local(self) -> tuple[Rank, ...]:
         """The ranks of this host."""
         return tuple(rank for rank, host in enumerate(self.hosts) if host == self.host)
+
+    @property
+    def index(self) -> int:
+        """Position of this rank among those of its host."""
+        return self.local.index(self.rank)
 
     @property
     def ranks_here(self) -> int:
@@ -173,7 +184,7 @@ def warn_of_few_copies(config: Config, layout: Layout) -> None:
         )
 
 
-def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[HostDir, AbortWords]:
+def prepare_host(communicator: Intracomm, config: Config, site: Site) -> HostDir:
     """Make the directory of each host and start its keeper; add this rank to it.
 
     Raises
@@ -187,16 +198,18 @@ def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[H
             return None
         directory = HostDir.create(config.name, site.run, site.host_index)
         AbortWords.create(directory.words, len(site.local)).close()
+        SlotDir.create(directory.slots, site.run)
+        Commits.create(directory.commits, len(site.local))
         start_keeper(directory, _spec(config, site))
         return os.fspath(directory.path)
 
     made = together(communicator, make)
     path = communicator.allgather(made)[first]
 
-    def join() -> tuple[HostDir, AbortWords]:
+    def join() -> HostDir:
         directory = HostDir.open(path)
-        add_rank(directory, site.local.index(site.rank), Process.current(), mpi_files(os.environ))
-        return directory, AbortWords.open(directory.words)
+        add_rank(directory, site.index, Process.current(), mpi_files(os.environ))
+        return directory
 
     return together(communicator, join)
 
@@ -208,7 +221,9 @@ def _spec(config: Config, site: Site) -> KeeperSpec:
         job=config.name,
         run=site.run,
         host=site.host,
-        ranks=len(site.local),
+        ranks=site.local,
+        backups=config.backups,
+        placement=config.placement,
         lease_s=config.lease_s,
         abort_grace_s=config.abort_grace_s,
         launcher=launchers(Process.current()),
@@ -241,3 +256,31 @@ def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: Ho
     if site.rank == site.local[0] and (config.etcd or site.host != site.hosts[ROOT]):
         tell_etcd(directory, access)
     return access
+
+
+def begin(communicator: Intracomm, config: Config, site: Site, coordinator: Coordinator, layout: Layout) -> Decision:
+    """Write the decision of generation 0, once every host holds its lease; return it.
+
+    Raises
+    ------
+    StartFailed
+    """
+    decision = start(dict(enumerate(site.hosts)), layout)
+
+    def write() -> None:
+        if site.rank == ROOT:
+            _wait_for_hosts(coordinator, set(site.hosts), config.etcd_timeout_s)
+            first = records.begin(decision)
+            coordinator.write(first.entries, absent=first.absent)
+
+    together(communicator, write)
+    return decision
+
+
+def _wait_for_hosts(coordinator: Coordinator, hosts: set[Host], timeout_s: float) -> None:
+    """Wait until the keepers hold their leases: without one a host counts as lost."""
+    deadline = time.monotonic() + timeout_s
+    while missing := hosts - {key.removeprefix("hosts/") for key in coordinator.read("hosts/")}:
+        if time.monotonic() > deadline:
+            raise CoordinatorError(f"the keepers of {', '.join(sorted(missing))} were not up within {timeout_s:.1f} s")
+        time.sleep(0.005)

@@ -94,22 +94,25 @@ class Worker:
 
         Raises
         ------
-        EpochAborted
-            The job was ended from outside; the sidecar knows why.
+        JobEnded
+            It ended otherwise.
         Exception
-            Whatever user code raises, as it is.
+            In one process: whatever user code raises, as it is.
         """
         decision = self._decision
         history: History = {decision.generation: decision.boundary}
         while True:
             try:
                 self._run_generation(decision, history)
-            except EpochAborted:
-                self._member.interrupted()
-                self._computing = False
-                decision, history = self._control.next_decision(self._member.generation, self._serve)
             except Left as left:
                 return left.status
+            except EpochAborted:
+                pass
+            except BaseException as error:
+                self._control.fail(error, *self.where(), self._member.generation)
+            self._member.interrupted()
+            self._computing = False
+            decision, history = self._control.next_decision(self._member.generation, self._serve)
 
     def close(self) -> int:
         """Let go of everything. Returns the number of sends that MPI has not completed."""
@@ -191,10 +194,11 @@ class Worker:
             for replica in self._replicas:
                 for array in replica.arrays:
                     self._transport.protect(array)
+        self._control.resumed(self._decision)
         return self._member.restored(delivered)
 
     def _purge(self, order: do.Purge) -> None:
-        self._snapshots.purge(order.history)
+        self._snapshots.adopt(self._member.generation, order.history)
 
     def _record(self, order: do.Record) -> None:
         self._snapshots.record(order.known)

@@ -1,8 +1,8 @@
 """The shell of a main thread in the world: it runs tasks, carries orders out, and handles messages.
 
-The tasks form a ring. In each epoch every task sends its state to its neighbours and makes its next state of its own and
-theirs. Half of the values go by rendezvous: a restore overwrites the memory that such a send still borrows, so it then
-delivers garbage.
+The tasks form a ring. In each epoch every task sends its state to its neighbours and makes its next state of its own
+and theirs. Half of the values go by rendezvous: a restore overwrites the memory that such a send still borrows, so it
+then delivers garbage.
 """
 
 from __future__ import annotations
@@ -259,7 +259,8 @@ class MainThreads:
         world = self._world
         rendezvous = kind == "value" and world.rng.random() < 0.5
         pair = (rank.number, to)
-        at = max(world.fifo[pair] + 1e-6, world.now + world.delay(0.4 * world.schedule.link))
+        scale = 8.0 if rendezvous and world.schedule.slow and world.rng.random() < 0.1 else 0.4
+        at = max(world.fifo[pair] + 1e-6, world.now + world.delay(scale * world.schedule.link))
         world.fifo[pair] = at
         stamp = rank.member.generation if generation is None else generation
         world.after(at - world.now, self._arrive, world.ranks[to], Message(rank.number, stamp, kind, body, rendezvous))
@@ -313,12 +314,16 @@ class MainThreads:
             return None
         if sender.member.generation == message.generation:
             return value
+        self._world.stats["garbage received"] += 1
         return value._replace(value=hash((value.value, "garbage", self._world.now)), garbage=True)
 
     def _copy(self, rank: Rank, message: Message) -> None:
         """Take a copy of a snapshot, which may come as the change of an earlier one."""
         slot, base, known, value, delivered = message.body
         whole = [held.stamp for held in rank.host.whole()]
+        if base is not None and self._world.rng.random() < 0.02:  # it is there, but cannot be used
+            rank.unusable = base
+            whole = [stamp for stamp in whole if stamp[:3] != base[:3]]
         self._world.happens(Moment.COPY, rank)
         for order in rank.member.copy_arrived(message.source, slot, base, known, whole):
             if isinstance(order, orders.Store):
@@ -331,6 +336,8 @@ class MainThreads:
         if store.base is not None and not self._has(rank, store.base):
             self._world.checks.bad("a change comes to one that lacks its base", str(store))
 
+        rank.unusable = None
+
         def done(rank: Rank) -> None:
             rank.orders.extendleft(reversed(rank.member.stored(store.source, store.slot)))
 
@@ -338,7 +345,7 @@ class MainThreads:
 
     def _has(self, rank: Rank, stamp: Held) -> bool:
         slot = rank.host.slots.get(stamp[:3])
-        return slot is not None and slot.whole
+        return slot is not None and slot.whole and rank.unusable != stamp
 
     # ---- epochs ----
 
@@ -377,7 +384,9 @@ class MainThreads:
 
     def _computed(self, rank: Rank, mine: tuple[int, ...], epoch: int) -> None:
         world = self._world
-        used = {(task, other): rank.values.pop((epoch, task, other)) for task in mine for other in self.neighbours(task)}
+        used = {
+            (task, other): rank.values.pop((epoch, task, other)) for task in mine for other in self.neighbours(task)
+        }
         garbage = any(value.garbage for value in used.values())
         if (garbage and world.rng.random() < 0.5) or (rank.failing and mine):
             self._raise(rank, real=rank.failing and not garbage)

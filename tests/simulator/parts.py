@@ -67,6 +67,7 @@ class Rank:
     exits: set[int] = field(default_factory=set)
     unit: UnitState | None = None
     failing: bool = False
+    unusable: Held | None = None
 
     @property
     def runs(self) -> bool:

@@ -153,7 +153,7 @@ def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
     """Return faults that are rarely together by chance: first a loss, then one that hits what the first laid bare."""
     first = Fault(Kind.KILL_RANK, Moment.TIME, rng.random() * plan.epochs * 3, rng.randrange(plan.ranks))
     task = rng.randrange(plan.tasks)
-    match rng.randrange(3):
+    match rng.randrange(4):
         case 0:
             return [first, Fault(Kind.KILL_TASK, Moment.SAFE, rng.randint(2, plan.epochs + 1), task)]
         case 1:
@@ -162,6 +162,11 @@ def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
                 replace(first, kind=Kind.KILL_HOST, target=first.target % plan.hosts),
                 Fault(Kind.KILL_HOST, Moment.REFILLED, at),
                 Fault(Kind.KILL_PRIMARY, Moment.REFILLED, at, task),
+            ]
+        case 2:
+            at = rng.randint(2, 12)
+            return [
+                Fault(rng.choice([Kind.STOP, Kind.STOP, Kind.CUT]), Moment.COMMIT, at, -1, rng.choice([60.0, 100.0]))
             ]
         case _:
             at = rng.randint(1, 2)

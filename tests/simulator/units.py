@@ -46,7 +46,7 @@ class Units:
             return
         wait = self._asleep(unit) - world.now
         if wait > 0:
-            world.after(wait + 1e-6, self.pump, unit)
+            world.after(wait + world.delay(), self.pump, unit)  # its connection may have to be made again
             return
         while unit.heard:
             batch, everything = unit.heard.popleft()
@@ -58,10 +58,7 @@ class Units:
                 self.obey(unit, unit.succession.hear(self._read(batch)))
 
     def _read(self, batch: Iterable[tuple[str, bytes | None]]) -> list[News]:
-        read = [
-            read_deleted(key) if value is None else self._world.decode(key, value)
-            for key, value in batch
-        ]
+        read = [read_deleted(key) if value is None else self._world.decode(key, value) for key, value in batch]
         return [item for item in read if item is not None]
 
     def _take_life(self, unit: UnitState, entries: dict[str, bytes | None], *, partial: bool = False) -> None:

@@ -1,0 +1,197 @@
+"""The `Snapshots` of a rank in a job that survives failures: slots in the shared memory of its host."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+
+from taskgraph.backends.commits import Commits
+from taskgraph.backends.slot_delta import Delta, DeltaHead, Snapshot, send_held
+from taskgraph.backends.slot_file import Form
+from taskgraph.backends.slot_file import Held as Slot
+from taskgraph.backends.slot_holder import Holder
+from taskgraph.backends.slots import Refusal, SlotDir
+from taskgraph.errors import EpochAborted, TaskgraphError
+from taskgraph.ids import Epoch, Generation, TaskId
+from taskgraph.plan import orders as do
+from taskgraph.plan.holdings import Held, Known
+from taskgraph.plan.lineage import History, is_valid
+from taskgraph.plan.succession import Over
+from taskgraph.run.replicas import Replica
+
+_END_BITS = 10
+
+
+class HostSnapshots:
+    """Reads and writes the slots of this host, on behalf of one rank.
+
+    Parameters
+    ----------
+    slots, commits
+        Of the host.
+    index
+        Position of this rank among those of its host.
+    """
+
+    def __init__(self, slots: SlotDir, commits: Commits, index: int) -> None:
+        self._slots = slots
+        self._commits = commits
+        self._index = index
+        self._holders: dict[TaskId, Holder] = {}
+        self._taken: dict[tuple[TaskId, Epoch, Generation], Snapshot] = {}
+        self._resumed: dict[TaskId, Slot] = {}
+        self._generation: Generation = 0
+        self._history: History = {}
+
+    @property
+    def floor(self) -> Generation:
+        """The lowest generation that may still change anything on this host."""
+        return self._slots.floor
+
+    def held(self) -> Collection[Held]:
+        """Return the whole snapshots of the host."""
+        return [stamp(slot) for slot in self._slots.holdings()]
+
+    def declare(self, replica: Replica) -> None:
+        """Make room for three snapshots of a task. Raises UsageError where there is too little."""
+        known = self._holders.pop(replica.id, None)
+        if known is not None:
+            known.close()
+        self._holders[replica.id] = Holder(self._slots, replica.id, Form.of(replica.state))
+
+    def adopt(self, generation: Generation, history: History) -> None:
+        """Enter a generation, and free what its history makes invalid."""
+        self._generation, self._history = generation, history
+        self._resumed.clear()
+        self._taken.clear()
+        self._slots.raise_floor(generation)
+        for slot in self._slots.holdings():
+            if not is_valid(slot.boundary, slot.generation, history):
+                self._slots.free(slot, generation)
+
+    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+        """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
+        by_task = {replica.id: replica for replica in replicas}
+        for slot, delivered in zip(order.slots, order.delivered, strict=True):
+            replica, holder = by_task[slot.task], self._holders[slot.task]
+            taken = holder.write(
+                slot.boundary,
+                slot.generation,
+                parts(replica),
+                note=_note(delivered, slot.end),
+                history=tuple(sorted(self._history.items())),
+                base=self._resumed.pop(slot.task, None),
+            )
+            if isinstance(taken, Refusal):
+                raise self._refused(taken, f"boundary {slot.boundary} of task {slot.task} was not saved")
+            self._taken[slot[:3]] = taken
+
+    def fill(self, slot: Held, replica: Replica) -> Epoch:
+        """Put the state back that a slot holds; return how far ``committed`` had been called.
+
+        Raises
+        ------
+        EpochAborted
+            The slot is gone, since the generation is over.
+        """
+        holder = self._holders[replica.id]
+        found = holder.find(slot.boundary, slot.generation)
+        content = Refusal.GONE if found is None else holder.read(found, replica.arrays)
+        if found is None or isinstance(content, Refusal):
+            raise self._refused(
+                content if isinstance(content, Refusal) else Refusal.GONE,
+                f"boundary {slot.boundary} of task {slot.task} cannot be restored",
+            )
+        for saved, data in zip(replica.saved, content, strict=True):
+            saved.load(data)
+        self._resumed[slot.task] = found
+        return _delivered(found.note)
+
+    def record(self, known: Known) -> None:
+        """Write down what a commit said, and free what lies below its safe boundary."""
+        self._commits.heard(self._index, known)
+        self._slots.free_below(known.safe, self._generation)
+        for key in [key for key in self._taken if key[1] < known.safe]:
+            del self._taken[key]
+
+    def outgoing(self, order: do.Replicate) -> list[Any]:
+        """Return the frames of a copy: what it is, then the blocks of it that the receiver lacks."""
+        copy = self._delta(order.slot, order.base)
+        if copy is None:
+            raise EpochAborted
+        lead = pickle.dumps((copy.head.encode(), order.slot, order.base, order.known))
+        return [lead, *copy.frames]
+
+    def _delta(self, slot: Held, base: Held | None) -> Delta | None:
+        taken = self._taken.get(slot[:3])
+        if taken is not None:
+            if base is not None and taken.base is not None and stamp(taken.base)[:3] == base[:3]:
+                return taken.delta()
+            return taken.whole()
+        found = self._slots.find(*slot[:3])
+        return None if found is None else send_held(self._slots, found)
+
+    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
+        """Return what a copy that arrived is."""
+        head, slot, base, known = pickle.loads(frames[0])
+        if DeltaHead.decode(head).base is None:
+            base = None
+        return slot, base, known
+
+    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
+        """Write a copy that arrived into a slot of this rank; return whether it is whole.
+
+        Raises
+        ------
+        EpochAborted
+            The generation is over.
+        """
+        head = DeltaHead.decode(pickle.loads(frames[0])[0])
+        stored = self._holders[slot.task].apply(head, frames[1:], self._generation)
+        if stored in (Refusal.NO_BASE, Refusal.DAMAGED):
+            return False
+        if isinstance(stored, Refusal) and stored is not Refusal.HELD:
+            raise self._refused(stored, f"the copy of boundary {slot.boundary} of task {slot.task} was not stored")
+        return True
+
+    def mark_over(self, generation: Generation, status: int) -> None:
+        """Write down that the job is over."""
+        self._commits.mark_over(self._index, Over(generation, status))
+
+    def _refused(self, refusal: Refusal, what: str) -> BaseException:
+        """Return what to raise: below the floor nothing is wrong, the next generation is coming."""
+        if refusal is Refusal.FENCED or not self._slots.admits(self._generation):
+            return EpochAborted()
+        return TaskgraphError(f"{what}: {refusal.value}")
+
+
+def parts(replica: Replica) -> list[Any]:
+    """Return the state of a task as the parts of its form: arrays, then byte strings."""
+    return [*replica.arrays, *(saved.save() for saved in replica.saved)]
+
+
+def stamp(slot: Slot) -> Held:
+    """Return what the protocol knows a snapshot by."""
+    return Held(slot.task, slot.boundary, slot.generation, _end(slot.note))
+
+
+def _note(delivered: Epoch, end: int) -> int:
+    return delivered << _END_BITS | (end + 1)
+
+
+def _delivered(note: int) -> Epoch:
+    return note >> _END_BITS
+
+
+def _end(note: int) -> int:
+    return (note & (1 << _END_BITS) - 1) - 1
+
+
+def read_slots(slots: SlotDir) -> tuple[Held, ...]:
+    """Return the whole snapshots of a host, to be published."""
+    return tuple(stamp(slot) for slot in slots.holdings())
+
+
+
