@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from taskgraph.backends.processes import Process, ancestors, name
+from taskgraph.backends.processes import Process, ancestors, everyone, name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +175,13 @@ def mpi_files(environ: Mapping[str, str], mapped: Iterable[str] | None = None) -
     if directory and _is_own_directory(directory):
         paths = {path for path in paths if not path.startswith(directory + "/")} | {directory}
     return tuple(left for path in sorted(paths) if (left := LeftFile.of(path)) is not None)
+
+
+def unused_segments() -> frozenset[LeftFile]:
+    """Return the shared memory of MPI libraries, of this user, that no process has mapped: its job is over, or begins."""
+    found = mpi_files({}, [f"{place}/{name}" for place in ("/dev/shm", "/tmp") for name in os.listdir(place)])
+    used = {path for process in everyone() for path in mapped_files(process)} if found else frozenset()
+    return frozenset(file for file in found if file.path not in used)
 
 
 def _is_own_directory(directory: str) -> bool:

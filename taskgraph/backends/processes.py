@@ -6,6 +6,7 @@ A pid alone is no name: the kernel hands it out again. A pid with the start time
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from enum import Enum, auto
 from typing import NamedTuple
 
+_PR_SET_PDEATHSIG = 1
 _EXITING = 0x4  # PF_EXITING: set as soon as a process dies, long before its memory is freed and its pidfd fires
 
 
@@ -101,6 +103,24 @@ def ancestors(process: Process) -> Iterator[Process]:
         found = read_stat(pid)
         if found is not None:
             yield Process(pid, found.start)
+
+
+def everyone() -> Iterator[Process]:
+    """Yield all processes of this machine, as far as this one sees them."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (process := Process.of(int(entry))) is not None:
+            yield process
+
+
+@contextlib.contextmanager
+def killed_with_parent() -> Iterator[None]:
+    """Let the kernel kill this process when its parent ends, as long as the context lasts."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(0))
 
 
 def kill(process: Process, sig: int = signal.SIGKILL) -> bool:

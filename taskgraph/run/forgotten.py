@@ -1,7 +1,7 @@
 """Directories whose processes are all dead, keeper included.
 
-There are some only where everything was killed at once, by the kernel or a batch system, or where a whole host was
-lost of several on one machine.
+There are some only where everything was killed at once, by the kernel or a batch system, where a whole host was lost of
+several on one machine, or where a launcher was killed before there was a keeper.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from taskgraph.backends.processes import alive
 from taskgraph.run.hostdir import HostDir, machine, remove_private
 from taskgraph.run.records import read_process
 from taskgraph.run.roster import read_roster
+from taskgraph.run.starting import left_at_start
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,12 @@ def remove_forgotten(base: Path) -> list[Path]:
     base
         Where they lie. Another machine may see the same place: what it made is left alone.
     """
-    ours = sorted(path for path in base.iterdir() if (m := _NAME.fullmatch(path.name)) and int(m[2]) == os.geteuid())
     removed = []
+    for note, files in left_at_start(base).items():
+        remove_left_by_launcher(files)
+        note.unlink(missing_ok=True)
+        removed.append(note)
+    ours = sorted(path for path in base.iterdir() if (m := _NAME.fullmatch(path.name)) and int(m[2]) == os.geteuid())
     for _, group in groupby(ours, key=lambda path: path.name.rpartition("-")[0]):
         directories = list(group)
         if not any(map(in_use, directories)):

@@ -192,6 +192,3 @@ def _end(note: int) -> int:
 def read_slots(slots: SlotDir) -> tuple[Held, ...]:
     """Return the whole snapshots of a host, to be published."""
     return tuple(stamp(slot) for slot in slots.holdings())
-
-
-

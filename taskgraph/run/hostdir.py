@@ -116,7 +116,7 @@ class HostDir:
         UsageError
             It cannot be made, or is there already.
         """
-        path = (base or _base()) / f"taskgraph-{os.geteuid()}-{job}-{run[:8]}-{index}"
+        path = (base or shared_memory()) / f"taskgraph-{os.geteuid()}-{job}-{run[:8]}-{index}"
         try:
             path.mkdir(mode=0o700)
         except FileExistsError:
@@ -194,7 +194,8 @@ def machine() -> str:
         return "unknown"
 
 
-def _base() -> Path:
+def shared_memory() -> Path:
+    """Return where the directories of all runs lie: in shared memory, or where temporary files go."""
     return SHARED_MEMORY if _is_tmpfs(SHARED_MEMORY) else Path(tempfile.gettempdir())
 
 

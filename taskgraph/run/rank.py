@@ -6,13 +6,14 @@ import atexit
 import os
 import sys
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.launcher import mpi_files
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.processes import Process
 from taskgraph.backends.slots import SlotDir
@@ -37,6 +38,7 @@ from taskgraph.run.recovery import Recovery
 from taskgraph.run.replicas import Program
 from taskgraph.run.roster import leave
 from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.starting import starting
 from taskgraph.run.startup import (
     ROOT,
     Site,
@@ -62,20 +64,23 @@ def run_rank(program: Program, observer: Observer) -> int:
 
     An exception of user code ends the job on every rank; the rank whose ending was first tells the observer.
     """
-    communicator = open_communicator()
-    try:
-        site = meet(communicator, program.config)
-        directory = prepare_host(communicator, program.config, site)
+    with ExitStack() as until_kept:
+        until_kept.enter_context(starting(os.environ))
+        communicator = open_communicator()
         try:
-            return _run(program, observer, communicator, site, directory)
+            site = meet(communicator, program.config)
+            directory = prepare_host(communicator, program.config, site)
+            until_kept.close()  # the keeper sees to it from now on
+            try:
+                return _run(program, observer, communicator, site, directory)
+            finally:
+                leave(directory, site.index)
+        except StartFailed as error:
+            if communicator.rank == error.rank:
+                observer.failed(Ending(status=1, message=f"the job could not start: {error}", rank=error.rank))
+            return 1
         finally:
-            leave(directory, site.index)
-    except StartFailed as error:
-        if communicator.rank == error.rank:
-            observer.failed(Ending(status=1, message=f"the job could not start: {error}", rank=error.rank))
-        return 1
-    finally:
-        observer.close()
+            observer.close()
 
 
 def _run(program: Program, observer: Observer, communicator: Intracomm, site: Site, directory: HostDir) -> int:
@@ -180,9 +185,16 @@ def _work(worker: Worker) -> int:
 
 
 def _leave_hard(status: int) -> int:
-    """Let this process end by `os._exit`: MPI_Finalize may wait for ranks that will never come."""
+    """Let this process end by `os._exit`: MPI_Finalize may wait for ranks that will never come.
+
+    It would have removed what MPI keeps in shared memory, of the dead as well.
+    """
 
     def leave_now() -> None:
+        for file in mpi_files(os.environ):
+            if file.path.startswith("/dev/shm/") and file.still_there():
+                with suppress(OSError):  # others of the job do the same
+                    os.unlink(file.path)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()

@@ -321,6 +321,7 @@ class MainThreads:
         """Take a copy of a snapshot, which may come as the change of an earlier one."""
         slot, base, known, value, delivered = message.body
         whole = [held.stamp for held in rank.host.whole()]
+        rank.unusable = None
         if base is not None and self._world.rng.random() < 0.02:  # it is there, but cannot be used
             rank.unusable = base
             whole = [stamp for stamp in whole if stamp[:3] != base[:3]]
@@ -335,8 +336,6 @@ class MainThreads:
         store, value, delivered = order
         if store.base is not None and not self._has(rank, store.base):
             self._world.checks.bad("a change comes to one that lacks its base", str(store))
-
-        rank.unusable = None
 
         def done(rank: Rank) -> None:
             rank.orders.extendleft(reversed(rank.member.stored(store.source, store.slot)))

@@ -195,3 +195,29 @@ def _fault(rng: random.Random, plan: Schedule, moment: Moment, at: float, *, tar
         Kind.OUTAGE: rng.choice([5.0, 30.0, 100.0]),
     }.get(kind, 0.0)
     return Fault(kind, moment, at, target, lasts)
+
+
+def large(ranks: int) -> Schedule:
+    """Make a job of many ranks that loses a host, a rank and, while it recovers, another host."""
+    hosts = max(4, ranks // 64)
+    return Schedule(
+        seed=1,
+        hosts=hosts,
+        ranks_per_host=ranks // hosts,
+        tasks=ranks // hosts * hosts,
+        backups=1,
+        placement="buddy",
+        epochs=4,
+        by_shutdown=False,
+        every=1,
+        nondeterministic=False,
+        holds_gil=False,
+        slow=False,
+        link=1,
+        tag_bits=14,
+        faults=(
+            Fault(Kind.KILL_HOST, Moment.TIME, 20.0, hosts // 2),
+            Fault(Kind.KILL_RANK, Moment.TIME, 22.0, 1),
+            Fault(Kind.KILL_HOST, Moment.DECIDED, 1, hosts // 3),
+        ),
+    )
