@@ -178,7 +178,7 @@ def mpi_files(environ: Mapping[str, str], mapped: Iterable[str] | None = None) -
 
 
 def unused_segments() -> frozenset[LeftFile]:
-    """Return the shared memory of MPI libraries, of this user, that no process has mapped: its job is over, or begins."""
+    """Return this user's shared memory of MPI libraries that no process has mapped: its job is over, or begins."""
     found = mpi_files({}, [f"{place}/{name}" for place in ("/dev/shm", "/tmp") for name in os.listdir(place)])
     used = {path for process in everyone() for path in mapped_files(process)} if found else frozenset()
     return frozenset(file for file in found if file.path not in used)
