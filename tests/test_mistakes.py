@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,16 @@ def test_an_etcd_that_cannot_be_reached_is_named_with_the_time_waited(mpirun):
     assert done.status == 1
     (line,) = lines_of_ours(done.stderr)
     assert endpoint in line and re.search(r"for [01]\.\d s", line)
+
+
+def test_ranks_that_do_not_find_each_other_do_not_run_the_job_each_for_itself(tmp_path):
+    variables = {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_SIZE": "3", "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), "none"], env=os.environ | variables, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    (line,) = lines_of_ours(done.stderr)
+    assert "Open MPI started 3 ranks, but MPI knows of 1" in line
 
 
 @pytest.mark.parametrize("status", [0, 3])

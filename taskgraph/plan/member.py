@@ -11,16 +11,16 @@ The shell (`taskgraph.run.worker`) carries orders out and reports; see `taskgrap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping
 from enum import Enum, auto
 
 from taskgraph.ids import Epoch, Host, Rank, TaskId
-from taskgraph.plan import grid
-from taskgraph.plan.commit import NOWHERE, UNBOUNDED, Contribution, Level, Reduction, Verdict, verdict
+from taskgraph.plan import adoption, grid
+from taskgraph.plan.commit import UNBOUNDED, Contribution, Level, Verdict, verdict
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.delivery import Delivery
 from taskgraph.plan.holdings import NO_END, Held, Known
-from taskgraph.plan.lineage import History, is_valid
+from taskgraph.plan.lineage import History
 from taskgraph.plan.messages import Copy, Topic
 from taskgraph.plan.orders import (
     Conclude,
@@ -33,14 +33,12 @@ from taskgraph.plan.orders import (
     Purge,
     Record,
     Replicate,
-    Restore,
     RunEpoch,
     Send,
     Snapshot,
-    Store,
 )
-from taskgraph.plan.replication import Replication, Sending, has_base, is_duplicate
-from taskgraph.plan.routes import tree_place
+from taskgraph.plan.replication import Replication, Sending, arrived
+from taskgraph.plan.tree import Tree
 
 NOTHING: Orders = ()
 
@@ -113,48 +111,31 @@ class Member:
         """
         self.decision, self.generation = decision, decision.generation
         self.boundary = decision.boundary
-        place = tree_place(decision.live, self._rank)
-        self._parent, self._children = place.parent, place.children
-        self._reduction = Reduction(place.children)
+        self.phase = Phase.RESTORING
+        self._tree = Tree(decision, self._rank)
         self._tasks = decision.layout.primaries_of(self._rank)
         self._replication = Replication(decision, self._host, self._tasks)
         self._delivery = Delivery()
         self._safe, self._all_delivered = decision.safe, decision.delivered
-        self._end = decision.end
-        if self._end == NO_END and self._epochs is not None and decision.boundary >= self._epochs:
-            self._end = 0
+        self._end = adoption.ends_with(decision, self._epochs, NO_END)
         self._end_at = decision.boundary if self._end != NO_END else -1
         self._idle, self._asked = False, NO_END
         self._contributed = self._committed = True
         self._unheard = decision.generation > 0
-        self._acted = False
-        self._said = NOWHERE
-        self._over_acks: set[Rank] = set()
-        self._finishing = False
-        self._pending = tuple(task for task in self._tasks if task in decision.rebuild)
-        own = [slot for slot in held if slot.task in self._tasks and is_valid(slot.boundary, slot.generation, history)]
-        self._kept = {(slot.task, slot.boundary): slot for slot in sorted(own, key=lambda slot: slot.generation)}
-        self.phase = Phase.RESTORING
-        return self._restore(decision, history)
-
-    def _restore(self, decision: Decision, history: History) -> Orders:
-        slots = []
-        for task in self._tasks:
-            if task not in self._pending:
-                slot = self._kept.get((task, self.boundary))
-                if slot is None:
-                    return (Overtaken(Held(task, self.boundary, -1)),)
-                slots.append(slot)
-        backups = decision.layout.backups_of(self._rank)
-        restore = Restore(self.boundary, tuple(slots), self._pending, backups)
+        self._acted = self._finishing = False
+        self._pending: tuple[TaskId, ...] = ()
+        self._kept = adoption.valid_of(self._tasks, held, history)
+        restore = adoption.to_restore(decision, self._rank, self._kept)
+        if isinstance(restore, Overtaken):
+            return (restore,)
+        self._pending = restore.rebuild
         return (*self._tell_dropped(decision), Purge(history), restore)
 
     def _tell_dropped(self, decision: Decision) -> list[Send]:
-        """Tell, at the root, ranks that are listed no more: one that lives, cut off from etcd, would never know."""
         self._ever_listed.update(decision.live)
-        if self._parent is not None:
+        if not self._tree.is_root:
             return []
-        return [Send(rank, Topic.FENCED) for rank in dropped(self._ever_listed, decision)]
+        return [Send(rank, Topic.FENCED) for rank in adoption.dropped(self._ever_listed, decision)]
 
     def restored(self, delivered: Mapping[TaskId, Epoch]) -> Orders:
         """Go on once the state is that of the boundary resumed from.
@@ -240,22 +221,13 @@ class Member:
         asked = self._asked != NO_END
         safe, delivered = self._level
         own = Contribution(self.boundary - 1, self._idle, asked, max(self._asked, 0), safe, delivered)
-        whole = self._reduction.own(own)
+        whole = self._tree.contribute(own, orders)
         if whole is not None:
-            self._pass_up(whole, orders)
-
-    def _pass_up(self, whole: Contribution, orders: list[Order]) -> None:
-        if self._parent is not None:
-            self._said = Level(whole.safe, whole.delivered)
-            orders.append(Send(self._parent, Topic.CONTRIBUTION, whole.encode()))
-        else:
             self._decided(verdict(whole, self._epochs), orders)
 
     def _decided(self, said: Verdict, orders: list[Order]) -> None:
         """Take that an epoch is finished on every rank."""
-        data = said.encode() if self._children else b""
-        for child in self._children:
-            orders.append(Send(child, Topic.VERDICT, data))
+        self._tree.down(Topic.VERDICT, said.encode(), orders)
         self._committed, self._unheard = True, False
         if said.last:
             self._end_at, self._end = said.epoch + 1, said.status
@@ -291,12 +263,9 @@ class Member:
     def _say_level(self, orders: list[Order]) -> None:
         """Pass on how far state is kept, where somebody may be waiting for it."""
         if self._unheard or self.phase is Phase.ENDING or self._end_at >= 0 or self._is_short():
-            level = self._reduction.lowest(self._level)
-            if self._parent is None:
+            level = self._tree.say_level(self._level, orders)
+            if self._tree.is_root:
                 self._raise_level(level, orders)
-            elif level.safe > self._said.safe or level.delivered > self._said.delivered:
-                self._said = level
-                orders.append(Send(self._parent, Topic.LEVEL_UP, level.encode()))
 
     def _raise_level(self, level: Level, orders: list[Order]) -> None:
         """Tell all, at the root, how far the job has got."""
@@ -305,13 +274,11 @@ class Member:
             self._take_level(level, orders)
 
     def _take_level(self, level: Level, orders: list[Order]) -> None:
-        for child in self._children:
-            orders.append(Send(child, Topic.LEVEL_DOWN, level.encode()))
+        self._tree.down(Topic.LEVEL_DOWN, level.encode(), orders)
         self._unheard = False
         self._heard(level.safe, level.delivered, orders)
-        if self._parent is not None:
-            return
-        if self._end_at >= 0 and self._safe >= self._end_at and self._all_delivered > self._end_at:
+        reached = self._end_at >= 0 and self._safe >= self._end_at and self._all_delivered > self._end_at
+        if self._tree.is_root and reached:
             self._over(orders)
 
     def _end_epochs(self, orders: list[Order]) -> None:
@@ -340,17 +307,16 @@ class Member:
         """Take that the job is over: say so on the host before anybody else hears it from here."""
         self.phase = Phase.OVER
         orders.append(MarkOver(self._end))
-        for child in self._children:
-            orders.append(Send(child, Topic.OVER, bytes([self._end])))
+        self._tree.down(Topic.OVER, bytes([self._end]), orders)
         self._acknowledge(orders)
 
     def _acknowledge(self, orders: list[Order]) -> None:
-        if len(self._over_acks) < len(self._children):
+        if not self._tree.all_acknowledged:
             return
-        if self._parent is not None:
-            orders.append(Send(self._parent, Topic.OVER_ACK))
-        else:
+        if self._tree.is_root:
             orders.append(Conclude(self._end))
+        else:
+            self._tree.up(Topic.OVER_ACK, b"", orders)
 
     def concluded(self) -> Orders:
         """Leave, at the root, once the end is written where it has to be."""
@@ -363,7 +329,9 @@ class Member:
 
     def _leave(self, status: int) -> Orders:
         self.phase = Phase.LEFT
-        return (*(Send(child, Topic.LEAVE, bytes([status])) for child in self._children), Leave(status))
+        orders: list[Order] = []
+        self._tree.down(Topic.LEAVE, bytes([status]), orders)
+        return (*orders, Leave(status))
 
     # ---- messages ----
 
@@ -386,10 +354,9 @@ class Member:
         return tuple(orders)
 
     def _on_contribution(self, source: Rank, data: bytes, orders: list[Order]) -> None:
-        whole = self._reduction.child(source, Contribution.decode(data))
+        whole = self._tree.contributed(source, Contribution.decode(data), self._level, orders)
         if whole is not None:
-            level = self._reduction.lowest(self._level)  # others' copies may have arrived since they contributed
-            self._pass_up(whole._replace(safe=level.safe, delivered=level.delivered), orders)
+            self._decided(verdict(whole, self._epochs), orders)
         else:
             self._say_level(orders)
 
@@ -397,7 +364,7 @@ class Member:
         self._decided(Verdict.decode(data), orders)
 
     def _on_level_up(self, source: Rank, data: bytes, orders: list[Order]) -> None:
-        self._reduction.level(source, Level.decode(data))
+        self._tree.heard_level(source, Level.decode(data))
         self._say_level(orders)
 
     def _on_level_down(self, source: Rank, data: bytes, orders: list[Order]) -> None:
@@ -418,7 +385,7 @@ class Member:
         self._over(orders)
 
     def _on_over_ack(self, source: Rank, data: bytes, orders: list[Order]) -> None:
-        self._over_acks.add(source)
+        self._tree.acknowledged(source)
         self._acknowledge(orders)
 
     def _on_leave(self, source: Rank, data: bytes, orders: list[Order]) -> None:
@@ -445,13 +412,7 @@ class Member:
         orders: list[Order] = []
         if known.safe > self._safe or not self._acted:
             self._heard(known.safe, known.delivered, orders)
-        copy = Copy(slot.task, slot.boundary)
-        if is_duplicate(any(held[:3] == slot[:3] for held in whole)):
-            orders.append(Send(source, Topic.ACK, copy.encode()))
-        elif base is not None and not has_base(base, whole):
-            orders.append(Send(source, Topic.WANT_WHOLE, copy.encode()))
-        else:
-            orders.append(Store(source, slot, base))
+        orders.append(arrived(source, slot, base, whole))
         return self._then(orders)
 
     def stored(self, source: Rank, slot: Held) -> Orders:
@@ -460,11 +421,6 @@ class Member:
 
     def _sent(self, sendings: Iterable[Sending]) -> list[Order]:
         return [Replicate(to, slot, base, self._known) for to, slot, base in sendings]
-
-
-def dropped(ever_listed: Set[Rank], decision: Decision) -> list[Rank]:
-    """Return the ranks that are told that they are listed no more, dead or alive."""
-    return sorted(ever_listed - decision.host_of.keys())
 
 
 _HANDLERS = {

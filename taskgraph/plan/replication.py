@@ -10,12 +10,14 @@ never written again; the copy is acknowledged and dropped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from taskgraph.ids import Epoch, Host, Rank, TaskId
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.holdings import Held
+from taskgraph.plan.messages import Copy, Topic
+from taskgraph.plan.orders import Order, Send, Store
 
 
 class Sending(NamedTuple):
@@ -112,6 +114,16 @@ def counts_as_held(decision: Decision, task: TaskId, host: Host) -> bool:
 def to_refill(own: Iterable[Held], safe: Epoch, boundary: Epoch) -> list[Held]:
     """Choose, from the snapshots of a task in their order, what a new holder of it gets."""
     return [slot for slot in own if safe <= slot.boundary <= boundary]
+
+
+def arrived(source: Rank, slot: Held, base: Held | None, whole: Collection[Held]) -> Order:
+    """Say, at a backup, what becomes of a copy that has arrived, where the host has these snapshots whole."""
+    copy = Copy(slot.task, slot.boundary).encode()
+    if is_duplicate(any(held[:3] == slot[:3] for held in whole)):
+        return Send(source, Topic.ACK, copy)
+    if base is not None and not has_base(base, whole):
+        return Send(source, Topic.WANT_WHOLE, copy)
+    return Store(source, slot, base)
 
 
 def is_duplicate(already_whole: bool) -> bool:

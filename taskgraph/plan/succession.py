@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TypeAlias
 
 from taskgraph.config import Placement
@@ -29,7 +30,7 @@ from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.records import Write
 
 TURN_S = 0.05
-"""How much longer each unit in the row waits before it decides, in seconds."""
+"""How much longer each unit in a row waits for what one of them has to do, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,37 @@ class Transact:
     write: Write
 
 
+class What(Enum):
+    """What units take turns at, so that not all of them do it at once."""
+
+    ACCUSE = auto()
+    """Say that a host is silent."""
+    PUBLISH = auto()
+    """Say what the host holds."""
+    DECIDE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A unit's turn at something.
+
+    Attributes
+    ----------
+    host
+        The silent one, for `What.ACCUSE`.
+    """
+
+    what: What
+    generation: Generation
+    host: Host = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Call `Succession.turn_came` after so many seconds."""
 
     delay_s: float
-    generation: Generation
+    turn: Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +255,8 @@ class Succession:
         return tuple(acts)
 
     def _accuse_silent(self, host: Host, acts: list[Act]) -> None:
-        if self._newest is not None and self._living[host]:
-            ranks = [rank for rank, at in self._newest.host_of.items() if at == host]
-            self._accuse(ranks, Evidence.LEASE, host, f"host {host}", 0.0, acts)
+        if self._newest is not None and self._living[host] and self._unit.host in self._living:
+            self._take_turn(Turn(What.ACCUSE, self._newest.generation, host), self._place(), acts)
 
     def _accuse(
         self, ranks: Iterable[Rank], evidence: Evidence, host: Host | None, detail: str, at: float, acts: list[Act]
@@ -288,7 +313,9 @@ class Succession:
     def _freeze(self, generation: Generation, acts: list[Act]) -> None:
         if self._frozen < generation:
             self._frozen = generation
-            acts.append(Freeze(generation))
+            acts.append(RaiseFloor(generation))
+            acts.append(Abort(generation))
+            self._take_turn(Turn(What.PUBLISH, generation), self._place_on_host(), acts)
 
     def frozen(self, generation: Generation, state: HostState) -> Acts:
         """Publish what the host held when its floor had been raised to `generation`."""
@@ -297,62 +324,81 @@ class Succession:
         over = state.over
         if over is not None and answers_with_status(over, self._newest.generation):
             return (Transact(records.conclude(over.generation, Ending(status=over.status))),)
-        if self._unit.host in self._holdings.get(generation, {}):
-            return (Abort(generation),)
         holdings = Holdings(self._unit.host, state.slots, state.known)
-        return (Transact(records.publish(generation, holdings)), Abort(generation))
+        return (Transact(records.publish(generation, holdings)),)
 
     def _ask_turn(self, generation: Generation, acts: list[Act]) -> None:
         if self._asked_turn < generation and self._all_published(generation):
             self._asked_turn = generation
-            acts.append(Wait(TURN_S * self._place(), generation))
+            self._take_turn(Turn(What.DECIDE, generation), self._place(), acts)
 
     def _all_published(self, generation: Generation) -> bool:
         published = self._holdings.get(generation, {})
         return len(published) >= len(self._living) and self._living.keys() <= published.keys()
 
-    def _place(self) -> int:
-        """Return this unit's place in the row of those that may decide: by host, on a host the keeper first."""
-        assert self._newest is not None
-        hosts = list(dict.fromkeys(host for rank, host in self._newest.host_of.items() if rank not in self._dead))
-        place = hosts.index(self._unit.host)
-        if self._unit.rank is not None:
-            mates = [rank for rank, host in self._newest.host_of.items() if host == self._unit.host]
-            place += mates.index(self._unit.rank)
-        return place
+    # ---- turns ----
 
-    def turn_came(self, generation: Generation) -> Acts:
-        """Decide, unless that has been done."""
-        before = self._newest
-        if self.over or self._left or before is None or before.generation + 1 != generation:
-            return ()
-        if self._unit.host not in self._living:
-            return ()
-        if not self._all_published(generation) or not may_decide(self._place()):
-            self._asked_turn = generation - 1
-            return ()
+    def _place(self) -> int:
+        """Return this unit's place in the row of all: by host, and on a host as `_place_on_host`."""
+        assert self._newest is not None
+        hosts = dict.fromkeys(host for rank, host in self._newest.host_of.items() if rank not in self._dead)
+        return list(hosts).index(self._unit.host) + self._place_on_host()
+
+    def _place_on_host(self) -> int:
+        """Return the place in the row of the host: the keeper and the first rank begin."""
+        assert self._newest is not None
+        if self._unit.rank is None:
+            return 0
+        mates = [rank for rank, host in self._newest.host_of.items() if host == self._unit.host]
+        return sum(rank < self._unit.rank for rank in mates if rank not in self._dead)
+
+    def _take_turn(self, turn: Turn, place: int, acts: list[Act]) -> None:
+        if place == 0:
+            self._do(turn, acts)
+        else:
+            acts.append(Wait(TURN_S * place, turn))
+
+    def turn_came(self, turn: Turn) -> Acts:
+        """Do what this unit has waited for its turn to do, unless another has done it."""
+        acts: list[Act] = []
+        self._do(turn, acts)
+        return tuple(acts)
+
+    def _do(self, turn: Turn, acts: list[Act]) -> None:
+        if self.over or self._left or self._newest is None or self._unit.host not in self._living:
+            return
+        if turn.what is What.ACCUSE:
+            if turn.host in self._silent and self._living[turn.host]:
+                ranks = [rank for rank, host in self._newest.host_of.items() if host == turn.host]
+                self._accuse(ranks, Evidence.LEASE, turn.host, f"host {turn.host}", 0.0, acts)
+        elif turn.generation != self._newest.generation + 1:
+            return
+        elif turn.what is What.PUBLISH:
+            if self._unit.host not in self._holdings.get(turn.generation, {}):
+                acts.append(Freeze(turn.generation))
+        elif self._all_published(turn.generation):
+            acts.append(Transact(self._decide(self._newest)))
+        else:
+            self._asked_turn = self._newest.generation
+
+    def _decide(self, before: Decision) -> Write:
         found = decide(
             before,
             self._dead.keys(),
-            self._holdings[generation],
+            self._holdings[before.generation + 1],
             self.history,
             backups=self._backups,
             placement=self._placement,
             by=str(self._unit),
         )
         if isinstance(found, Ending):
-            return (Transact(records.conclude(before.generation, found)),)
-        return (Transact(records.begin(found)),)
+            return records.conclude(before.generation, found)
+        return records.begin(found)
 
 
 def answers_with_status(over: Over, newest: Generation) -> bool:
     """Tell whether a host answers a tombstone with the status: one of its ranks knows that this generation is over."""
     return over.generation == newest
-
-
-def may_decide(place: int) -> bool:
-    """Tell whether the unit at this place of the row may decide: any may, the later ones only come later."""
-    return place >= 0
 
 
 def _bury(accusation: _Accusation) -> Transact:

@@ -45,10 +45,17 @@ class Composing:
         self._declarations = Declarations(decision.live) if place.parent is None else None
         self._composed = self._asked = -1
         if self._transport is not None:
-            for rank in (place.parent, *place.children):
-                if rank is not None:
-                    self._transport.peer(rank)
+            for rank in self._correspondents(decision):
+                self._transport.peer(rank)
         return Ends(self._rank, decision.layout, self._epoch, self._transport)
+
+    def _correspondents(self, decision: Decision) -> set[Rank]:
+        """Return the ranks that this one hears from besides the channels: in the tree, and about copies."""
+        others = {rank for rank in (self._parent, *self._children) if rank is not None}
+        for replicas in decision.layout.replicas:
+            if self._rank in replicas:
+                others.update(replicas)
+        return others - {self._rank}
 
     def compose(self, epoch: Epoch) -> bool:
         """Let every task compose the epoch, and connect what changed; return whether none composed anything."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
-from taskgraph.backends.launcher import launchers, mpi_files
+from taskgraph.backends.launcher import detect, launchers, mpi_files
 from taskgraph.backends.processes import Process
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
@@ -124,8 +124,9 @@ def meet(communicator: Intracomm, config: Config) -> Site:
     Raises
     ------
     StartFailed
-        They were not: the message names the option and the values.
+        They were not: the message names the option and the values. Or MPI knows fewer ranks than the launcher started.
     """
+    _require_everyone(communicator)
     rank = communicator.rank
     mine = (socket.gethostname(), machine(), _options(config))
     all_of_them = communicator.allgather(mine)
@@ -138,6 +139,17 @@ def meet(communicator: Intracomm, config: Config) -> Site:
         return Site(rank, run, _hosts(config, [name for name, _, _ in all_of_them]), machines)
 
     return together(communicator, compare)
+
+
+def _require_everyone(communicator: Intracomm) -> None:
+    """Refuse to run where each of N processes takes itself for the only rank: so it is under another MPI's launcher."""
+    launched = detect(os.environ)
+    if launched is not None and launched.size not in (None, communicator.size):
+        raise StartFailed(
+            f"{launched.launcher} started {launched.size} ranks, but MPI knows of {communicator.size}: use the mpirun "
+            "of the MPI that mpi4py loads",
+            communicator.rank,
+        )
 
 
 def _options(config: Config) -> dict[str, str]:

@@ -104,7 +104,8 @@ class Checks:
                                     [tuple(slot) for slot in holdings.slots])  # fmt: skip
 
     def _buried(self, rank: int, tombstone: Tombstone) -> None:
-        self._world.log("etcd: %s", tombstone.describe())
+        if rank == tombstone.ranks[0]:
+            self._world.log("etcd: %s", tombstone.describe())
         host = self._world.ranks[rank].host.name
         if tombstone.evidence is Evidence.LEASE and records.host_key(host) in self._world.etcd.keys:
             self.bad("a host that holds its lease is called silent", host)

@@ -13,6 +13,8 @@ from tests.simulator.schedules import Moment
 if TYPE_CHECKING:
     from tests.simulator.world import World
 
+FOR_EVER = 1e7
+
 Batch = list[tuple[str, bytes | None]]
 
 
@@ -50,6 +52,8 @@ class Etcd:
     def _arrive(self, unit: UnitState, write: Write, answer: Callable[[bool], None]) -> None:
         world = self._world
         blocked = max(self.down_until, unit.host.cut_until)
+        if blocked >= FOR_EVER:
+            return
         if world.now < blocked:
             world.after(blocked - world.now + world.delay(), self._arrive, unit, write, answer)
             return
@@ -99,4 +103,6 @@ class Etcd:
         world = self._world
         at = max(unit.watch_at + 1e-6, world.now + world.delay(0.7), self.down_until, unit.host.cut_until)
         unit.watch_at = at
+        if at >= FOR_EVER:
+            return
         world.after(at - world.now, world.units.news, unit, unit.seen, batch, everything)

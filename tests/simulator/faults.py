@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from taskgraph.plan.evidence import Evidence
+from tests.simulator.etcd import FOR_EVER
 from tests.simulator.parts import Host, Rank, UnitState
 from tests.simulator.schedules import ON_HOSTS, Fault, Kind, Moment
 
@@ -201,7 +202,7 @@ class Faults:
         world.log("host %s is cut off from etcd for %.0f", host.name, lasts)
         host.cut_until = world.now + lasts
         self._lapse(host)
-        if lasts < 1e6:
+        if lasts < FOR_EVER:
             world.after(lasts + world.delay(), self._reconnect, host)
 
     def _reconnect(self, host: Host) -> None:

@@ -169,8 +169,10 @@ def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
                 Fault(rng.choice([Kind.STOP, Kind.STOP, Kind.CUT]), Moment.COMMIT, at, -1, rng.choice([60.0, 100.0]))
             ]
         case _:
-            at = rng.randint(1, 2)
-            return [first, Fault(Kind.CUT, Moment.OVER, at, -1, 100.0), Fault(Kind.KILL_RANK, Moment.OVER, at)]
+            return [
+                Fault(Kind.KILL_RANK, Moment.OVER, rng.randint(1, 3), rng.randrange(plan.ranks)),
+                Fault(Kind.CUT, Moment.PUBLISH, rng.randint(1, 3), -1, rng.uniform(32.0, 60.0)),
+            ]
 
 
 def _timed(rng: random.Random, plan: Schedule) -> Fault:

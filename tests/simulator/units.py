@@ -136,16 +136,16 @@ class Units:
         self._world.etcd.transact(unit, write, answer)
 
     def _wait(self, unit: UnitState, act: succession.Wait) -> None:
-        self._world.after(act.delay_s * MS, self._turn, unit, act.generation)
+        self._world.after(act.delay_s * MS, self._turn, unit, act.turn)
 
-    def _turn(self, unit: UnitState, generation: int) -> None:
+    def _turn(self, unit: UnitState, turn: succession.Turn) -> None:
         if not unit.runs:
             return
         wait = self._asleep(unit) - self._world.now
         if wait > 0:
-            self._world.after(wait + 1e-6, self._turn, unit, generation)
+            self._world.after(wait + 1e-6, self._turn, unit, turn)
         else:
-            self.obey(unit, unit.succession.turn_came(generation))
+            self.obey(unit, unit.succession.turn_came(turn))
 
     def _adopt(self, unit: UnitState, act: succession.Adopt) -> None:
         if unit.rank is not None:

@@ -137,12 +137,10 @@ class World:
 
     def decode(self, key: str, value: bytes) -> records.News | None:
         """Read a value of etcd; what was read before is remembered, for speed."""
-        if key.startswith("gen/") and value:
-            found = self.decoded.get((key, value))
-            if found is None:
-                found = self.decoded[key, value] = records.read(key, value)
-            return found
-        return records.read(key, value)
+        found = self.decoded.get((key, value))
+        if found is None:
+            found = self.decoded[key, value] = records.read(key, value)
+        return found
 
     def newest(self) -> Decision:
         """Return the newest decision there is."""

@@ -1,0 +1,47 @@
+"""What a rank has to do to enter a generation, as far as it depends on nothing but the decision and the host's slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+
+from taskgraph.ids import Epoch, Rank, TaskId
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.holdings import Held
+from taskgraph.plan.lineage import History, is_valid
+from taskgraph.plan.orders import Overtaken, Restore
+
+Kept = Mapping[tuple[TaskId, Epoch], Held]
+"""The valid snapshots of a rank's own tasks on its host: one of each task and boundary, the last written."""
+
+
+def valid_of(tasks: Sequence[TaskId], held: Iterable[Held], history: History) -> dict[tuple[TaskId, Epoch], Held]:
+    """Choose from the whole snapshots on a host those of `tasks` that belong to the history still true."""
+    own = [slot for slot in held if slot.task in tasks and is_valid(slot.boundary, slot.generation, history)]
+    return {(slot.task, slot.boundary): slot for slot in sorted(own, key=lambda slot: slot.generation)}
+
+
+def to_restore(decision: Decision, rank: Rank, kept: Kept) -> Restore | Overtaken:
+    """Say what a rank becomes: from which slots, what by `init`, and what it is a backup of."""
+    slots = []
+    rebuild = []
+    for task in decision.layout.primaries_of(rank):
+        if task in decision.rebuild:
+            rebuild.append(task)
+            continue
+        slot = kept.get((task, decision.boundary))
+        if slot is None:
+            return Overtaken(Held(task, decision.boundary, -1))
+        slots.append(slot)
+    return Restore(decision.boundary, tuple(slots), tuple(rebuild), decision.layout.backups_of(rank))
+
+
+def ends_with(decision: Decision, epochs: int | None, no_end: int) -> int:
+    """Return the status of the job if it ends at the boundary resumed from, else `no_end`."""
+    if decision.end == no_end and epochs is not None and decision.boundary >= epochs:
+        return 0
+    return decision.end
+
+
+def dropped(ever_listed: Set[Rank], decision: Decision) -> list[Rank]:
+    """Return the ranks that the root tells that they are listed no more: one may live, cut off from etcd, and wait."""
+    return sorted(ever_listed - decision.host_of.keys())
