@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Process, Watch, alive, kill
-from taskgraph.backends.commits import Commits
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.run.etcd_keeping import EtcdKeeping

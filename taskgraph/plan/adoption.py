@@ -1,4 +1,4 @@
-"""What a rank has to do to enter a generation, as far as it depends on nothing but the decision and the host's slots."""
+"""What a rank has to do to enter a generation, as far as that follows from the decision and the host's slots."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.slot_delta import Delta, DeltaHead, Snapshot, send_held
 from taskgraph.backends.slot_file import Form

@@ -39,8 +39,8 @@ from taskgraph.run.etcd_keeping import EtcdKeeping
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
-from taskgraph.run.roster import Entry, close_roster, read_roster
 from taskgraph.run.recovery import Recovery
+from taskgraph.run.roster import Entry, close_roster, read_roster
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.run.spec import KeeperSpec
 

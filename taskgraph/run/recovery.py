@@ -13,13 +13,13 @@ from taskgraph.backends.coordinator import Coordinator, Deleted, Event, Put, Res
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.errors import CoordinatorUnreachable
-from taskgraph.ids import Generation, Rank
+from taskgraph.ids import Rank
 from taskgraph.plan import records, succession
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.lineage import History
 from taskgraph.plan.records import Write
-from taskgraph.plan.succession import Acts, HostState, Succession
+from taskgraph.plan.succession import Acts, HostState, Succession, Turn
 from taskgraph.run.host_snapshots import read_slots
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,10 @@ class Follower(Protocol):
     """Whom a unit tells of generations."""
 
     def decided(self, decision: Decision, history: History) -> None:
-        """A generation has begun."""
+        """Hear that a generation has begun."""
 
     def dead(self, tombstone: Tombstone) -> None:
-        """This unit's own rank has been declared dead."""
+        """Hear that the unit's own rank has been declared dead."""
 
 
 class Recovery:
@@ -68,7 +68,7 @@ class Recovery:
         self._follower = follower
         self._clock = clock
         self._writes: deque[Write] = deque()
-        self._timers: list[tuple[float, Generation]] = []
+        self._timers: list[tuple[float, Turn]] = []
         self._accused: deque[tuple[tuple[Rank, ...], Evidence, str]] = deque()
         self._retry_at = 0.0
 
@@ -130,8 +130,8 @@ class Recovery:
                     self._words.set_all(generation)
                 case succession.Transact(write):
                     self._writes.append(write)
-                case succession.Wait(delay_s, generation):
-                    self._timers.append((self._clock() + delay_s, generation))
+                case succession.Wait(delay_s, turn):
+                    self._timers.append((self._clock() + delay_s, turn))
                 case succession.Adopt(decision):
                     self._follower.decided(decision, self._machine.history)
                 case succession.LeaveDead(tombstone):
