@@ -71,6 +71,10 @@ class Config:
     """Let every so many consecutive ranks count as a host of their own; None: the machine is the host."""
     progress: Progress = "auto"
     """``"bar"``, ``"lines"``, ``"off"``; ``"auto"``: a bar on a terminal, else now and then a line."""
+    faults: str = ""
+    """Failures to inject, for tests, as `taskgraph.testing.faults` writes them."""
+    proof: str | None = None
+    """A directory where ranks note digests of the final state, failures and recoveries, for ``taskgraph chaos``."""
     waiting: Waiting = "auto"
     """What a waiting rank does: ``"spin"``, ``"yield"``; ``"auto"``: spin where each rank has a core."""
 

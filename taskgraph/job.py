@@ -10,6 +10,7 @@ from taskgraph.backends.launcher import detect
 from taskgraph.config import Config, Placement
 from taskgraph.errors import UsageError
 from taskgraph.ids import TaskId
+from taskgraph.plan.faults import Draw, Fault, parse
 from taskgraph.program.task import Task
 from taskgraph.program.topology import Linkage, Topology
 from taskgraph.report import Reporter
@@ -71,6 +72,11 @@ class Job:
         unknown = sorted(options.keys() - Config.__slots__)
         if unknown:
             raise UsageError(f"{unknown[0]}={options[unknown[0]]!r}: Job has no option of that name")
+        faults = options.get("faults")
+        if isinstance(faults, Fault | Draw):
+            options["faults"] = str(faults)
+        elif faults is not None and not isinstance(faults, str):
+            options["faults"] = "; ".join(map(str, faults))
         self.config = Config.from_env(
             os.environ,
             name=name,
@@ -82,6 +88,7 @@ class Job:
             etcd=etcd if etcd is None or isinstance(etcd, str) else tuple(etcd),
             **options,
         )
+        parse(self.config.faults)  # a mistake is told here, not on every rank
         self._build: Callable[[TaskId], object] | None = None
         self._linkages: dict[str, Linkage] = {}
 

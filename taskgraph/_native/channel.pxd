@@ -48,6 +48,7 @@ cdef class Epoch:
     cdef dict inbound           # key -> InboundChannel
     cdef dict early             # (key, epoch) -> value
     cdef int arrivals
+    cdef object hook            # of taskgraph.trace, as it was when the epoch began
     cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
     cdef int release(self) except -1
     cdef int fire(self, Processor processor) except -1

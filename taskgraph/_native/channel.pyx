@@ -13,6 +13,7 @@ from numpy cimport ndarray
 
 from taskgraph._native.message cimport copied, is_plain
 
+from taskgraph import trace
 from taskgraph.errors import GraphError, UsageError
 
 cnp.import_array()
@@ -126,6 +127,8 @@ cdef class OutboundChannel:
             )
         if self.port is not None:
             self.port.send(self.key, epoch.number, value, copy is not None and bool(copy))
+            if epoch.hook is not None:
+                epoch.hook("send.put", None)
         else:
             epoch.deliver(self.key, epoch.number, own_copy(value, epoch.codec))
         self.last_put = epoch.number
@@ -228,6 +231,7 @@ cdef class Epoch:
         cdef InboundChannel inbound
         cdef OutboundChannel outbound
         self.number = number
+        self.hook = trace.hook
         self.running = None
         for processors in self.tasks:
             for processor in processors:
@@ -316,7 +320,11 @@ cdef class Epoch:
     cdef int fire(self, Processor processor) except -1:
         cdef OutboundChannel outbound
         self.running = processor
+        if self.hook is not None:
+            self.hook("compute.begin", None)
         processor.compute(processor.ins, processor.outs)
+        if self.hook is not None:
+            self.hook("compute.end", None)
         for outbound in processor.outs:
             if outbound.last_put != self.number:
                 raise GraphError(

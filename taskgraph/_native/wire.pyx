@@ -291,6 +291,8 @@ cdef class Wire(Pump):
         if not ours:
             array = self.hold(array, copy)
         self.send_scratch(peer, lead)
+        if self.epoch.hook is not None:
+            self.epoch.hook("send.middle", None)
         return self.send_payload(peer, <char*>cnp.PyArray_DATA(array), cnp.PyArray_NBYTES(array), array,
                                  not ours and array is given)
 
@@ -334,6 +336,8 @@ cdef class Wire(Pump):
                     at += frame.shape[0]
             return self.send_scratch(peer, at)
         self.send_scratch(peer, at)
+        if self.epoch.hook is not None:
+            self.epoch.hook("replicate.middle" if kind == COPY else "send.middle", None)
         for i in range(count):
             frame = frames[i]
             if frame.shape[0]:

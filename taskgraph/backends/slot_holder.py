@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from taskgraph import trace
 from taskgraph._native import slots as native
 from taskgraph._native.blocks import Blocks
 from taskgraph.backends.slot_delta import DeltaHead, Snapshot
@@ -94,6 +95,7 @@ class Holder:
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
             blocks.write(parts, old, self._version)
+            trace.reached("snapshot.middle")
             return True
 
         base = base or self._newest
@@ -139,6 +141,7 @@ class Holder:
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
             whole = blocks.apply(head.lengths, head.runs, pieces, old, self._version)
+            trace.reached("replicate.filled")
             return whole and blocks.checksum(head.form) == head.checksum
 
         done = self._put(draft, generation, base, old, fill)

@@ -7,6 +7,7 @@ from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
 from taskgraph.run.control import NoControl
+from taskgraph.run.injection import refuse_in_one_process
 from taskgraph.run.observer import Observer
 from taskgraph.run.replicas import Program
 from taskgraph.run.snapshots import NoSnapshots
@@ -34,6 +35,7 @@ class Alone(NoControl):
 def run_alone(program: Program, observer: Observer) -> int:
     """Run every task here, and return the status of the job. What user code raises is raised as it is."""
     config = program.config
+    refuse_in_one_process(config.faults)
     layout = assign(config.num_tasks, [HERE], config.backups, config.placement)
     warn_of_few_copies(config, layout)
     decision = start({0: HERE}, layout)

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from taskgraph import trace
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
@@ -33,6 +34,7 @@ from taskgraph.run.guard import KeeperGuard
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.observer import Observer
+from taskgraph.run.probing import probe
 from taskgraph.run.rank_control import Inbox, RankControl, tell_if_first
 from taskgraph.run.recovery import Recovery
 from taskgraph.run.replicas import Program
@@ -85,6 +87,8 @@ def run_rank(program: Program, observer: Observer) -> int:
 
 def _run(program: Program, observer: Observer, communicator: Intracomm, site: Site, directory: HostDir) -> int:
     config = program.config
+    if config.faults or config.proof is not None:
+        together(communicator, lambda: probe(config, site, directory))
     access = find_etcd(communicator, config, site, directory)
     coordinator = together(communicator, lambda: _join(config.name, site, access))
     decision = begin(communicator, config, site, coordinator, lay_out(config, site))
@@ -174,8 +178,10 @@ def _work(worker: Worker) -> int:
     """Run the worker. After a loss, or a failure, see that the process ends without MPI_Finalize."""
     try:
         status = worker.run()
+        trace.reached("end", Ending(status=status))
     except JobEnded as ended:
         status = ended.ending.status
+        trace.reached("end", ended.ending)
         if ended.ending.message:
             return _leave_hard(status)
     if worker.generation > 0:

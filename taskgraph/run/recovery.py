@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from taskgraph import trace
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.coordinator import Coordinator, Deleted, Event, Put, Resync
 from taskgraph.backends.slots import SlotDir
@@ -107,12 +108,14 @@ class Recovery:
     def _write(self, coordinator: Coordinator) -> None:
         while self._writes:
             write = self._writes[0]
+            trace.reached("recovery.writing")
             try:
                 done = coordinator.write(write.entries, absent=write.absent)
             except CoordinatorUnreachable as error:
                 log.debug("recovery waits for etcd: %s", error)
                 self._retry_at = self._clock() + RETRY_S
                 return
+            trace.reached("recovery.written")
             self._writes.popleft()
             self._obey(self._machine.answered(write, done))
 
@@ -121,6 +124,7 @@ class Recovery:
             match act:
                 case succession.Freeze(generation):
                     self._slots.raise_floor(generation)
+                    trace.reached("recovery.floor")
                     known, over = self._commits.read()
                     state = HostState(read_slots(self._slots), known, over)
                     self._obey(self._machine.frozen(generation, state))

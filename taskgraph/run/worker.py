@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from taskgraph import trace
 from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.errors import EpochAborted
@@ -31,6 +32,8 @@ from taskgraph.run.snapshots import Snapshots
 Connect = Callable[[NativeEpoch, Codec, Handlers], Transport]
 """Opens the transport of this rank."""
 
+_COMMITTING = (Topic.CONTRIBUTION, Topic.VERDICT, Topic.LEVEL_UP, Topic.LEVEL_DOWN)
+_ENDING = (Topic.OVER, Topic.OVER_ACK, Topic.LEAVE)
 _COMPOSING = (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)
 
 
@@ -112,7 +115,9 @@ class Worker:
                 self._control.fail(error, *self.where(), self._member.generation)
             self._member.interrupted()
             self._computing = False
+            trace.reached("recovery.left")
             decision, history = self._control.next_decision(self._member.generation, self._serve)
+            trace.reached("recovery.decided")
 
     def close(self) -> int:
         """Let go of everything. Returns the number of sends that MPI has not completed."""
@@ -169,10 +174,15 @@ class Worker:
     def _send(self, order: do.Send) -> None:
         assert self._transport is not None
         self._transport.send_control(order.to, order.topic, 0, order.data)
+        if trace.hook is not None and order.topic in _COMMITTING:
+            trace.hook("commit.said", None)
+        elif trace.hook is not None and order.topic in _ENDING:
+            trace.hook("commit.ending", None)
 
     def _run_epoch(self, order: do.RunEpoch) -> Orders:
         epoch = self._at = order.epoch
         self._control.progress(epoch)
+        trace.reached("epoch", epoch)
         idle = self._composing.compose(epoch)
         self._epoch.begin(epoch)
         self._computing = True
@@ -180,32 +190,42 @@ class Worker:
             self._obey(self._queue.popleft()())
         self._epoch.run()
         if self._transport is not None:
+            trace.reached("send.pending")
             self._transport.finish_sends()
         self._computing = False
         return self._member.finished(idle, self._replicas.asked)
 
     def _snapshot(self, order: do.Snapshot) -> Orders:
         self._snapshots.take(order, self._replicas)
+        trace.reached("snapshot.whole")
         return self._member.snapshot_taken()
 
     def _restore(self, order: do.Restore) -> Orders:
+        if self._decision.generation:
+            trace.reached("recovery.adopted")
         delivered = self._replicas.adopt(order, self._member.generation, self._maker, self._snapshots)
         if self._transport is not None:
             for replica in self._replicas:
                 for array in replica.arrays:
                     self._transport.protect(array)
         self._control.resumed(self._decision)
+        if self._decision.generation:
+            trace.reached("recovery.restored", self._decision)
         return self._member.restored(delivered)
 
     def _purge(self, order: do.Purge) -> None:
         self._snapshots.adopt(self._member.generation, order.history)
 
     def _record(self, order: do.Record) -> None:
+        trace.reached("commit.heard")
         self._snapshots.record(order.known)
+        trace.reached("commit.recorded")
 
     def _replicate(self, order: do.Replicate) -> None:
         assert self._transport is not None
+        trace.reached("replicate.begin")
         self._transport.send_copy(order.to, self._snapshots.outgoing(order))
+        trace.reached("replicate.sent")
 
     def _committed(self, order: do.Committed) -> None:
         self._replicas.may_ask = self._member.phase is not Phase.ENDING
@@ -215,6 +235,9 @@ class Worker:
         self._control.finishing()
         self._composing.finished(self._member.boundary - 1)
         self._replicas.may_ask = False
+        if trace.hook is not None:
+            trace.hook("exit", (self._member.generation, [one for one in self._replicas if one.id in order.tasks]))
+            trace.hook("commit.exiting", None)
         self._replicas.exit(order.tasks)
         return self._member.exited()
 
@@ -252,7 +275,9 @@ class Worker:
         left: list[do.Order] = []
         for order in orders:
             if isinstance(order, do.Store):
+                trace.reached("replicate.arrived")
                 if self._snapshots.store(order.slot, order.base, frames):
+                    trace.reached("replicate.stored")
                     left += self._member.stored(source, order.slot)
                 else:  # what was to be changed is not there, or the copy was damaged on its way
                     left.append(do.Send(source, Topic.WANT_WHOLE, Copy(order.slot.task, order.slot.boundary).encode()))

@@ -12,6 +12,7 @@ from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
 from taskgraph.run.alone import HERE
 from taskgraph.run.control import NoControl
+from taskgraph.run.injection import refuse_in_one_process
 from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.worker import Worker
 from taskgraph.testing.loopback import Loopback, LoopbackTransport
@@ -44,6 +45,7 @@ def run(job: Job, ranks: int = 1) -> int:
     if ranks < 1:
         raise UsageError(f"ranks={ranks} is out of bounds: at least 1")
     program = job.program()
+    refuse_in_one_process(program.config.faults)
     layout = assign(program.config.num_tasks, [HERE] * ranks, program.config.backups, program.config.placement)
     decision = start(dict.fromkeys(range(ranks), HERE), layout)
     network = Loopback(ranks)
