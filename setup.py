@@ -6,6 +6,7 @@ source distribution can be made on a machine without one.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -73,7 +74,9 @@ def _add_numpy(modules: list[Extension]) -> None:
         module.include_dirs.append(np.get_include())
         module.define_macros.append(("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"))
         # A pointer of the wrong kind is what a wrong declaration in Cython looks like in C.
-        module.extra_compile_args += ["-O3", "-Werror=incompatible-pointer-types"]
+        module.extra_compile_args.append("-Werror=incompatible-pointer-types")
+        if "-O" not in os.environ.get("CFLAGS", ""):
+            module.extra_compile_args.append("-O3")
 
 
 def _add_mpi(modules: list[Extension], mpi: Mpi) -> None:
