@@ -98,7 +98,8 @@ class Composing:
 
     def finished(self, epoch: Epoch) -> None:
         """Take, at the root, that all ranks have finished an epoch: its graph is known as a whole."""
-        if self._declarations is not None and epoch == self._composed:  # else it was run in an older generation
+        # Else it was run in an older generation, or is none: some of the first one may have been declared by now.
+        if self._declarations is not None and epoch == self._composed >= 0:
             self._check_whole(epoch, self._declarations.finished(epoch))
 
     def _declare(self, epoch: Epoch, graphs: Mapping[TaskId, TaskGraph]) -> None:

@@ -23,7 +23,7 @@ def probe(config: Config, site: Site, directory: HostDir) -> None:
     proof = None
     if config.proof is not None:
         proof = Proof(config.proof, site.rank)
-        proof.start(site.hosts, config.num_tasks)
+        proof.write("start", hosts=site.hosts, tasks=config.num_tasks, backups=config.backups)
     faults = expand(parse(config.faults), site.hosts, config.epochs)
     mine = of_rank(faults, site.rank, site.host_index)
     if mine or proof is not None:

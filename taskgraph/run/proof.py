@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 
@@ -65,10 +65,6 @@ class Proof:
                 self.states(generation, replicas)
             case "end", Ending() as ending:
                 self.write("end", status=ending.status, message=ending.message, task=ending.task)
-
-    def start(self, hosts: Collection[str], tasks: int) -> None:
-        """Write down what runs where."""
-        self.write("start", hosts=list(hosts), tasks=tasks)
 
     def fault(self, fault: Fault, point: str, epoch: Epoch) -> None:
         """Write down that a fault is about to hit."""

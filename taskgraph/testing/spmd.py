@@ -141,6 +141,20 @@ class Running:
         self._known |= shared_by(self.marker)
         self._process.send_signal(number)
 
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the launcher has ended, and learn meanwhile which files the job shares. Whether it did."""
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(min(left_s, 0.5))
+                return True
+            self._known |= shared_by(self.marker)
+        return False
+
+    def shared(self) -> frozenset[str]:
+        """Return the names in ``/dev/shm`` that the job was seen to have open."""
+        return self._known
+
     def finish(self, timeout_s: float = 60.0, settle_s: float = 10.0) -> Completed:
         """Wait for the end of the job and see that nothing is left of it.
 

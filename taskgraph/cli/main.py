@@ -1,0 +1,15 @@
+"""The command ``taskgraph``."""
+
+from __future__ import annotations
+
+import click
+
+from taskgraph.cli.chaos import chaos
+
+
+@click.group()
+def main() -> None:
+    """Run, try and inspect jobs of taskgraph."""
+
+
+main.add_command(chaos)
