@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import mpi4py
 
@@ -12,5 +13,6 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI  # noqa: E402, F401
 from mypy.stubtest import main  # noqa: E402
 
-sys.argv[1:] = ["taskgraph._native", *sys.argv[1:]]
+CONFIG = Path(__file__).resolve().parent.parent / "pyproject.toml"
+sys.argv[1:] = ["taskgraph._native", "--mypy-config-file", str(CONFIG), *sys.argv[1:]]
 sys.exit(main())
