@@ -1,4 +1,4 @@
-"""Helpers of the tests with real etcds; the fixtures are in `etcd_fixtures`."""
+"""What the tests with real etcds share; the fixtures are in `etcd_fixtures`."""
 
 from __future__ import annotations
 
