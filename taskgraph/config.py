@@ -63,10 +63,15 @@ class Config:
     """File of the client certificate's key (PEM)."""
     etcd_timeout_s: float = 10.0
     """Seconds to wait for etcd at start, 0.1 to 3600."""
+    etcd_lost_after_s: float = 60.0
+    """Seconds after which the job's own etcd is given up where it cannot be started again, 1 to 86400. The user's own
+    is waited for ten times longer, and as long as it takes while the job makes progress."""
     lease_s: float = 3.0
     """Seconds of silence before a host is dead, 2 to 3600."""
     abort_grace_s: float = 5.0
     """Seconds that user code gets to notice the end of the job before it is killed, 0 to 3600."""
+    stall_timeout_s: float = 300.0
+    """Seconds without progress after which a rank is reported, with its Python stack, 0 to 86400; 0: never."""
     ranks_per_host: int | None = None
     """Let every so many consecutive ranks count as a host of their own; None: the machine is the host."""
     progress: Progress = "auto"
@@ -96,6 +101,8 @@ class Config:
         self._bound("etcd_timeout_s", 0.1, 3600)
         self._bound("lease_s", 2, 3600)
         self._bound("abort_grace_s", 0, 3600)
+        self._bound("etcd_lost_after_s", 1, 86400)
+        self._bound("stall_timeout_s", 0, 86400)
         for option, allowed in (("placement", Placement), ("progress", Progress), ("waiting", Waiting)):
             if getattr(self, option) not in get_args(allowed):
                 raise UsageError(f"{option}={getattr(self, option)!r} is none of {', '.join(get_args(allowed))}")

@@ -107,6 +107,7 @@ def around_the_eager_limit() -> list[Recipe]:
         *(Recipe(np.dtype(">u2"), (n // 2,), "C", n) for n in range(eager_bytes - 400, eager_bytes, 2)),
         *(Recipe(structured, (n,), "C", n) for n in range(eager_bytes // 16 - 25, eager_bytes // 16 + 1)),
         *(Recipe(wide, (n,), "every other", n) for n in range(12)),
+        *(Recipe(np.dtype("u1"), (n,), "C", n) for n in (2 * eager_bytes - 48, 2 * eager_bytes - 47, 16384, 16385)),
         *(Recipe(np.dtype("f8"), (n,), "C", n) for n in (8191, 8192, 8193, 300_000)),
         *(Recipe(np.dtype("f8"), (300, n), "F", n) for n in (30, 1000)),
         Recipe(np.dtype("f4"), (1,) * 64, "C", 1),

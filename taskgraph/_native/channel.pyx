@@ -8,6 +8,7 @@ Nothing here knows MPI: values leave by a `Port` and come in by a `Pump`.
 """
 
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport calloc, free
 cimport numpy as cnp
 from numpy cimport ndarray
 
@@ -190,6 +191,10 @@ cdef class Epoch:
         self.tasks = []
         self.inbound = {}
         self.early = {}
+        self.index()
+
+    def __dealloc__(self):
+        free(self.places)
 
     def attach(self, Pump transport):
         """Set the transport, once."""
@@ -209,6 +214,34 @@ cdef class Epoch:
                 for outbound in processor.outs:
                     outbound.processor = processor
         self.tasks = tasks
+        self.index()
+
+    cdef int index(self) except -1:
+        """Lay the in channels out by their keys, which are hashes already."""
+        cdef InboundChannel inbound
+        cdef uint64_t size = 8, at
+        free(self.places)
+        while size < 2 * <uint64_t>len(self.inbound):
+            size *= 2
+        self.mask = size - 1
+        self.places = <Place*>calloc(size, sizeof(Place))
+        if self.places == NULL:
+            raise MemoryError
+        for inbound in self.inbound.values():
+            at = inbound.key & self.mask
+            while self.places[at].inbound != NULL:
+                at = (at + 1) & self.mask
+            self.places[at].key = inbound.key
+            self.places[at].inbound = <PyObject*>inbound
+        return 0
+
+    cdef inline InboundChannel find(self, uint64_t key):
+        cdef uint64_t at = key & self.mask
+        while self.places[at].inbound != NULL:
+            if self.places[at].key == key:
+                return <InboundChannel>self.places[at].inbound
+            at = (at + 1) & self.mask
+        return None
 
     cdef int release(self) except -1:
         """Let go of the processors of the last graph: their channels refuse work from now on."""
@@ -223,7 +256,7 @@ cdef class Epoch:
                 for outbound in processor.outs:
                     outbound.processor = None
         self.inbound = {}
-        return 0
+        return self.index()
 
     def begin(self, int64_t number):
         """Open epoch `number`: no processor has fired, and only early values have come."""
@@ -250,7 +283,7 @@ cdef class Epoch:
         """Hand a value to its channel, or keep it for its epoch. One that has come already is dropped."""
         cdef InboundChannel inbound
         if epoch == self.number:
-            inbound = <InboundChannel>self.inbound.get(key)
+            inbound = self.find(key)
             if inbound is not None:
                 if not inbound.arrived:
                     inbound.value = value
@@ -274,7 +307,9 @@ cdef class Epoch:
         for processors in self.tasks:
             for processor in processors:
                 if processor.missing > 0:
-                    waiting.extend(inbound.id for inbound in processor.ins if not inbound.arrived)
+                    for inbound in processor.ins:  # no generator: in there the type would not be known
+                        if not inbound.arrived:
+                            waiting.append(inbound.id)
                     break
         return waiting
 

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from numpy cimport ndarray
 
 cdef enum:
-    EAGER_BYTES = 8192      # a message up to this size travels whole; a longer one as header, then payload
+    EAGER_BYTES = 4000      # a message up to this size travels whole; a longer one as header, then payload
+    PIECEWISE_BYTES = 16384 # a payload up to this size travels in pieces of the former, the first with the header
     MAX_FRAMES = 256        # most pieces that an object may be pickled into
     MAX_NDIM = 64
 
@@ -36,6 +37,7 @@ cdef struct Header:
 cdef int describe(ndarray array, Header* header) except -1
 cdef bint is_plain(ndarray array)
 cdef size_t lead_bytes(const Header* header) noexcept nogil
+cdef size_t head_bytes(const Header* header) noexcept nogil
 cdef int check(const Header* header, size_t received) except -1
 cdef ndarray empty(const Header* header, const int64_t* shape, object dtype)
 cdef ndarray copied(ndarray array)

@@ -246,6 +246,15 @@ cdef size_t lead_bytes(const Header* header) noexcept nogil:
     return sizeof(Header) + 8 * (<size_t>header.ndim + header.frames) + header.meta
 
 
+cdef size_t head_bytes(const Header* header) noexcept nogil:
+    """Return how many bytes of the payload come in the message of the header."""
+    if header.flags & INLINE:
+        return header.nbytes
+    if header.kind == ARRAY and header.nbytes <= PIECEWISE_BYTES:
+        return EAGER_BYTES - lead_bytes(header)
+    return 0
+
+
 cdef int check(const Header* header, size_t received) except -1:
     """Refuse a header that does not describe the message it leads."""
     cdef const int64_t* shape = <const int64_t*>(header + 1)
@@ -259,9 +268,9 @@ cdef int check(const Header* header, size_t received) except -1:
         raise ValueError("a header has frames that do not belong to its kind")
     if header.meta > EAGER_BYTES or lead_bytes(header) > received:
         raise ValueError("a header is longer than its message")
-    if lead_bytes(header) + (header.nbytes if header.flags & INLINE else 0) != received:
+    if lead_bytes(header) + head_bytes(header) != received:
         raise ValueError("a message is not as long as its header says")
-    if not header.flags & INLINE and (header.nbytes == 0 or header.kind == CONTROL):
+    if not header.flags & INLINE and (header.nbytes <= head_bytes(header) or header.kind == CONTROL):
         raise ValueError("a header announces a payload that it has to bring")
     for i in range(header.ndim):
         if shape[i] < 0:

@@ -38,6 +38,15 @@ class Stat(NamedTuple):
     parent: int
     flags: int
     start: int
+    exit: int
+    """Wait status, of a process that has ended or is about to; 0 where others may not know."""
+
+    @property
+    def condition(self) -> Condition:
+        """What the process is doing."""
+        if self.state in "ZXx" or self.flags & _EXITING:
+            return Condition.GONE
+        return {"T": Condition.STOPPED, "t": Condition.TRACED}.get(self.state, Condition.RUNNING)
 
 
 class Process(NamedTuple):
@@ -71,17 +80,21 @@ def read_stat(pid: int) -> Stat | None:
             text = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
+    return parse_stat(text)
+
+
+def parse_stat(text: str) -> Stat:
+    """Take the content of a ``/proc/PID/stat`` apart."""
     opening, closing = text.index("("), text.rindex(")")  # a name may hold spaces and parentheses
     rest = text[closing + 2 :].split()
-    return Stat(text[opening + 1 : closing], rest[0], int(rest[1]), int(rest[6]), int(rest[19]))
+    name, state = text[opening + 1 : closing], rest[0]
+    return Stat(name, state, int(rest[1]), int(rest[6]), int(rest[19]), int(rest[49]))
 
 
 def condition(process: Process) -> Condition:
     """Look at a process."""
     found = read_stat(process.pid)
-    if found is None or found.start != process.start or found.state in "ZXx" or found.flags & _EXITING:
-        return Condition.GONE
-    return {"T": Condition.STOPPED, "t": Condition.TRACED}.get(found.state, Condition.RUNNING)
+    return Condition.GONE if found is None or found.start != process.start else found.condition
 
 
 def alive(process: Process) -> bool:
@@ -131,7 +144,7 @@ def kill(process: Process, sig: int = signal.SIGKILL) -> bool:
     bool
         False where it is gone already.
     """
-    descriptor = _open(process)
+    descriptor = open_pidfd(process)
     if descriptor is None:
         return False
     try:
@@ -158,7 +171,7 @@ def unbound() -> Iterator[None]:
         os.sched_setaffinity(0, bound)
 
 
-def _open(process: Process) -> int | None:
+def open_pidfd(process: Process) -> int | None:
     """Return a pidfd; None if the process is gone, -1 if this kernel or Python has no pidfds."""
     try:
         descriptor = os.pidfd_open(process.pid)
@@ -187,6 +200,8 @@ class Watch:
         self._descriptors: dict[int, Process] = {}
         self._polled: set[Process] = set()
         self._gone: list[Process] = []
+        self.quiet = True
+        """Whether the last `wait` returned because its time was over."""
         self._woken, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._woken, select.POLLIN)
 
@@ -194,7 +209,7 @@ class Watch:
         """Watch a process too. One that is gone already is told by the next `wait`."""
         if process in self._polled or process in self._descriptors.values():
             return
-        descriptor = _open(process)
+        descriptor = open_pidfd(process)
         if descriptor is None:
             self._gone.append(process)
         elif descriptor < 0:
@@ -219,7 +234,8 @@ class Watch:
             timeout_s = 0
         if self._polled:
             timeout_s = min(timeout_s, self.POLL_S)
-        for descriptor, _ in self._poll.poll(max(timeout_s, 0) * 1000):
+        ready = self._poll.poll(max(timeout_s, 0) * 1000)
+        for descriptor, _ in ready:
             if descriptor == self._woken:
                 self._drain()
             elif descriptor in self._descriptors:
@@ -228,6 +244,7 @@ class Watch:
             self._polled.remove(process)
             self._gone.append(process)
         ended, self._gone = self._gone, []
+        self.quiet = not ready and not ended
         return ended
 
     def wake(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 
 from taskgraph.ids import Epoch, Rank, TaskId
 from taskgraph.plan.decision import Decision
@@ -42,6 +42,6 @@ def ends_with(decision: Decision, epochs: int | None, no_end: int) -> int:
     return decision.end
 
 
-def dropped(ever_listed: Set[Rank], decision: Decision) -> list[Rank]:
+def to_be_told(decision: Decision) -> tuple[Rank, ...]:
     """Return the ranks that the root tells that they are listed no more: one may live, cut off from etcd, and wait."""
-    return sorted(ever_listed - decision.host_of.keys())
+    return decision.gone

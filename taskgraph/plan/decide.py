@@ -47,6 +47,7 @@ def decide(
     found = resume(before, live, history)
     if found.boundary is None:
         return _lost(before, found, backups)
+    newly_dead = tuple(rank for rank in before.live if rank in dead)
     return Decision(
         generation=before.generation + 1,
         host_of=host_of,
@@ -60,7 +61,8 @@ def decide(
         stateless=before.stateless,
         end=found.end,
         undoes=found.undoes,
-        dead=tuple(rank for rank in before.live if rank in dead),
+        dead=newly_dead,
+        gone=(*before.gone, *newly_dead),
         why=found.why,
         by=by,
     )

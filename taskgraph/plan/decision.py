@@ -47,6 +47,8 @@ class Decision:
         Something that was committed may be undone: all replicas of a task are lost.
     dead
         The ranks of the generation before that are not in this one.
+    gone
+        All ranks of earlier generations that are not in this one.
     why
         Why this boundary; goes to the log and to the person as it is.
     by
@@ -66,6 +68,7 @@ class Decision:
     end: int = NO_END
     undoes: bool = False
     dead: tuple[Rank, ...] = ()
+    gone: tuple[Rank, ...] = ()
     why: str = ""
     by: str = ""
     live: tuple[Rank, ...] = field(init=False, repr=False, compare=False)
@@ -99,6 +102,7 @@ class Decision:
                 "end": self.end,
                 "undoes": self.undoes,
                 "dead": self.dead,
+                "gone": self.gone,
                 "why": self.why,
                 "by": self.by,
             },
@@ -126,6 +130,7 @@ class Decision:
                 end=int(read["end"]),
                 undoes=bool(read["undoes"]),
                 dead=tuple(read["dead"]),
+                gone=tuple(read["gone"]),
                 why=str(read["why"]),
                 by=str(read["by"]),
             )

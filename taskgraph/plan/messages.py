@@ -38,7 +38,7 @@ class Topic(IntEnum):
     OVER_ACK = 11
     """Up: the whole subtree knows."""
     LEAVE = 12
-    """Down: everybody knows."""
+    """Down: everybody knows, or the end is in etcd. Counts in any generation."""
     FENCED = 13
     """To a rank of a generation that is over: it is not in the newer one. Counts in any generation."""
 
@@ -69,6 +69,10 @@ class Fate(Enum):
     """Receive it into scratch, so that the sender's request completes, and forget it."""
     FENCE = auto()
     """Drain it, and answer `Topic.FENCED`."""
+
+
+ALWAYS = frozenset({Topic.LEAVE, Topic.FENCED})
+"""What counts in any generation, and while a rank waits for the next: the end of the job, and of a rank."""
 
 
 def fate(own: Generation, message: Generation, sender_listed: bool) -> Fate:

@@ -1,7 +1,8 @@
 """What the main thread of a rank is to do, as its machine (`taskgraph.plan.member`) says.
 
 Orders come in tuples and are carried out one after the other. Before each, the shell looks at the host's floor
-(`taskgraph.plan.fence.may_act`): if the generation is over, this order and the rest are dropped. What needs an answer
+(`taskgraph.plan.fence.may_act`): if the generation is over, this order and the rest are dropped; not so once the member
+has left (`Phase.LEFT`), since what it then says is true in any generation. What needs an answer
 (`Restore`, `Snapshot`, `RunEpoch`, `Exit`, `Conclude`) is the last of its tuple. Nothing of the protocol happens
 between two orders of one tuple; a message that comes in meanwhile waits.
 

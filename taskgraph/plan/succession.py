@@ -14,128 +14,53 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import Enum, auto
-from typing import TypeAlias
 
 from taskgraph.config import Placement
 from taskgraph.ids import Generation, Host, Rank
 from taskgraph.plan import records
+from taskgraph.plan.accusations import Accusations
+from taskgraph.plan.acts import (
+    Abort,
+    Act,
+    Acts,
+    Adopt,
+    Freeze,
+    HostState,
+    LeaveDead,
+    Over,
+    RaiseFloor,
+    Transact,
+    Turn,
+    Wait,
+    What,
+)
 from taskgraph.plan.decide import decide
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
-from taskgraph.plan.holdings import NOTHING_KNOWN, Held, Holdings, Known
+from taskgraph.plan.holdings import Holdings
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.records import Write
 
+__all__ = [
+    "Abort",
+    "Act",
+    "Acts",
+    "Adopt",
+    "Freeze",
+    "HostState",
+    "LeaveDead",
+    "Over",
+    "RaiseFloor",
+    "Succession",
+    "Transact",
+    "Turn",
+    "Wait",
+    "What",
+]
+
 TURN_S = 0.05
 """How much longer each unit in a row waits for what one of them has to do, in seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """What `MarkOver` wrote down on a host."""
-
-    generation: Generation
-    status: int
-
-
-@dataclass(frozen=True, slots=True)
-class HostState:
-    """What a unit finds in the shared memory of its host, read after the floor was raised."""
-
-    slots: tuple[Held, ...]
-    known: Known = NOTHING_KNOWN
-    over: Over | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Freeze:
-    """Raise the floor of the host to `generation`, then read the host and answer with `Succession.frozen`."""
-
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseFloor:
-    """Raise the floor of the host to `generation`."""
-
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """Set the abort words of the host's ranks: those of a generation below this one leave their epoch."""
-
-    generation: Generation
-
-
-@dataclass(frozen=True, slots=True)
-class Transact:
-    """Do this in etcd, again until it is answered, and answer with `Succession.answered`."""
-
-    write: Write
-
-
-class What(Enum):
-    """What units take turns at, so that not all of them do it at once."""
-
-    ACCUSE = auto()
-    """Say that a host is silent."""
-    PUBLISH = auto()
-    """Say what the host holds."""
-    DECIDE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A unit's turn at something.
-
-    Attributes
-    ----------
-    host
-        The silent one, for `What.ACCUSE`.
-    """
-
-    what: What
-    generation: Generation
-    host: Host = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Call `Succession.turn_came` after so many seconds."""
-
-    delay_s: float
-    turn: Turn
-
-
-@dataclass(frozen=True, slots=True)
-class Adopt:
-    """Give this to the main thread; it replaces an earlier one that was not taken yet."""
-
-    decision: Decision
-
-
-@dataclass(frozen=True, slots=True)
-class LeaveDead:
-    """Let this unit's rank leave at once: it has a tombstone."""
-
-    tombstone: Tombstone
-
-
-Act: TypeAlias = Freeze | RaiseFloor | Abort | Transact | Wait | Adopt | LeaveDead
-Acts: TypeAlias = tuple[Act, ...]
-
-
-@dataclass(slots=True)
-class _Accusation:
-    """Ranks that this unit knows to be dead and that have no tombstone yet."""
-
-    tombstone: Tombstone
-    host: Host | None
-    refused: bool = field(default=False)
 
 
 class Succession:
@@ -158,7 +83,7 @@ class Succession:
         self._dead: dict[Rank, Tombstone] = {}
         self._holdings: dict[Generation, dict[Host, Holdings]] = {}
         self._silent: set[Host] = set()
-        self._accusations: list[_Accusation] = []
+        self._accusations = Accusations(str(unit))
         self._living: Counter[Host] = Counter()
         self._missing: set[Rank] = set()
         self._frozen: Generation = -1
@@ -183,12 +108,17 @@ class Succession:
         """Every tombstone that was heard of."""
         return dict(self._dead)
 
+    @property
+    def failure_known(self) -> bool:
+        """Whether a rank is dead that the newest generation lists, or has to be said to be (for `outage.gives_up`)."""
+        return bool(self._missing) or self._accusations.are_pending
+
     def must_write(self, generation: Generation) -> bool:
         """Tell, at `Conclude`, whether the status must be in etcd before anyone leaves.
 
         Ranks outside the generation, and units that have seen a tombstone, hear of the end only there.
         """
-        return generation > 0 or bool(self._dead) or bool(self._accusations)
+        return generation > 0 or bool(self._dead) or self._accusations.are_pending
 
     # ---- news from etcd ----
 
@@ -250,55 +180,26 @@ class Succession:
 
     def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float = 0.0) -> Acts:
         """Report ranks as dead."""
-        acts: list[Act] = []
-        self._accuse(ranks, evidence, None, detail, at, acts)
-        return tuple(acts)
+        writes = [] if self.over else self._accusations.add(ranks, self._dead, evidence, detail, at)
+        return tuple(Transact(write) for write in writes)
 
     def _accuse_silent(self, host: Host, acts: list[Act]) -> None:
         if self._newest is not None and self._living[host] and self._unit.host in self._living:
             self._take_turn(Turn(What.ACCUSE, self._newest.generation, host), self._place(), acts)
 
-    def _accuse(
-        self, ranks: Iterable[Rank], evidence: Evidence, host: Host | None, detail: str, at: float, acts: list[Act]
-    ) -> None:
-        said = {rank for accusation in self._accusations for rank in accusation.tombstone.ranks}
-        fresh = tuple(sorted(rank for rank in ranks if rank not in self._dead and rank not in said))
-        if fresh and not self.over:
-            accusation = _Accusation(Tombstone(fresh, evidence, str(self._unit), detail, at), host)
-            self._accusations.append(accusation)
-            acts.append(_bury(accusation))
-
     def answered(self, write: Write, done: bool) -> Acts:
         """Take whether a transaction was done; what it wrote is heard of as news."""
         acts: list[Act] = []
         if not done:
-            for accusation in self._accusations:
-                if _bury(accusation).write == write:
-                    accusation.refused = True
+            self._accusations.refused(write)
         self._go_on(acts)
         return tuple(acts)
-
-    def _accuse_again(self, acts: list[Act]) -> None:
-        """Drop what etcd knows by now; of what it refused as a whole, say the rest."""
-        left = []
-        for accusation in self._accusations:
-            old = accusation.tombstone
-            ranks = tuple(rank for rank in old.ranks if rank not in self._dead)
-            came_back = accusation.host is not None and accusation.host not in self._silent
-            if not ranks or (accusation.refused and came_back):
-                continue
-            if accusation.refused and ranks != old.ranks:
-                rest = Tombstone(ranks, old.evidence, old.reporter, old.detail, old.at)
-                accusation = _Accusation(rest, accusation.host)
-                acts.append(_bury(accusation))
-            left.append(accusation)
-        self._accusations = left
 
     # ---- the next generation ----
 
     def _go_on(self, acts: list[Act]) -> None:
-        if self._accusations:
-            self._accuse_again(acts)
+        if self._accusations.are_pending:
+            acts += [Transact(write) for write in self._accusations.left(self._dead, self._silent)]
         if self.over or self._left or self._newest is None:
             return
         own = self._unit.rank
@@ -370,7 +271,8 @@ class Succession:
         if turn.what is What.ACCUSE:
             if turn.host in self._silent and self._living[turn.host]:
                 ranks = [rank for rank, host in self._newest.host_of.items() if host == turn.host]
-                self._accuse(ranks, Evidence.LEASE, turn.host, f"host {turn.host}", 0.0, acts)
+                writes = self._accusations.add(ranks, self._dead, Evidence.LEASE, f"host {turn.host}", 0.0, turn.host)
+                acts += [Transact(write) for write in writes]
         elif turn.generation != self._newest.generation + 1:
             return
         elif turn.what is What.PUBLISH:
@@ -399,7 +301,3 @@ class Succession:
 def answers_with_status(over: Over, newest: Generation) -> bool:
     """Tell whether a host answers a tombstone with the status: one of its ranks knows that this generation is over."""
     return over.generation == newest
-
-
-def _bury(accusation: _Accusation) -> Transact:
-    return Transact(records.bury(accusation.tombstone, () if accusation.host is None else (accusation.host,)))

@@ -38,6 +38,12 @@ class Tree:
         for child in self._children:
             orders.append(Send(child, topic, data))
 
+    def around(self, topic: Topic, data: bytes, orders: list[Order]) -> None:
+        """Send something to the rank above and to all below."""
+        if self._parent is not None:
+            self.up(topic, data, orders)
+        self.down(topic, data, orders)
+
     def contribute(self, own: Contribution, orders: list[Order]) -> Contribution | None:
         """Add what this rank says of an epoch. Returns what all say, at the root, once they have."""
         whole = self._reduction.own(own)

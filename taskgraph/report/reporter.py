@@ -9,11 +9,11 @@ from taskgraph.backends.launcher import Launched, launchers, terminal
 from taskgraph.backends.processes import Process
 from taskgraph.config import Config
 from taskgraph.ids import Epoch
-from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
-from taskgraph.report.recovery import recovery
+from taskgraph.report.recovery import recovery, survival
+from taskgraph.run.timeline import Recovered, Survived
 
 
 class Reporter:
@@ -27,9 +27,13 @@ class Reporter:
         """Draw, if it is time to."""
         self._progress.update(epochs, self._epochs)
 
-    def recovered(self, decision: Decision, took_s: float) -> None:
+    def recovered(self, recovered: Recovered) -> None:
         """Print the line that says what was lost and where the job goes on."""
-        self._say(recovery(decision, took_s))
+        self._say(recovery(recovered))
+
+    def survived(self, survived: Survived) -> None:
+        """Print what the job went through."""
+        self._say(survival(survived))
 
     def failed(self, ending: Ending) -> None:
         """Print the traceback and the line that says where and why."""

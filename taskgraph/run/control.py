@@ -56,6 +56,9 @@ class Control(Protocol):
     def finishing(self) -> None:
         """Take that the last epoch is finished; ``exit`` of the tasks comes next."""
 
+    def fenced(self, by: Rank) -> None:
+        """Take that a rank of a newer generation refuses what this one sends."""
+
     def lost(self, rank: Rank) -> None:
         """Take that the transport has found a rank to be dead."""
 
@@ -82,6 +85,9 @@ class NoControl:
 
     def finishing(self) -> None:
         """Do nothing."""
+
+    def fenced(self, by: Rank) -> None:
+        """Do nothing: there is one generation."""
 
     def lost(self, rank: Rank) -> None:
         """Do nothing: threads are not lost."""

@@ -18,37 +18,38 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
-from taskgraph.backends.processes import Condition, Process, Watch, alive, condition, kill
+from taskgraph.backends.processes import Process, Watch, alive, kill
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.plan import keeping
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Tombstone
 from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.lineage import History
 from taskgraph.plan.succession import Succession
 from taskgraph.run.duties import HostLease
 from taskgraph.run.etcd_keeping import EtcdKeeping
+from taskgraph.run.etcd_state import Patience
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
 from taskgraph.run.hostdir import HostDir
+from taskgraph.run.rank_watch import Death, RankWatch
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
 from taskgraph.run.recovery import Recovery
-from taskgraph.run.roster import Entry, close_roster, read_roster
+from taskgraph.run.roster import Entry, close_roster, has_left, read_roster
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.run.spec import KeeperSpec
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5
-STOPPED_S = 2.0
-"""A rank that has been stopped for so long, in seconds, is dead. What a debugger holds does not count."""
 _RELEASE_S = 1.0
 _OPERATION_S = 2.0
 _FAULTS = 20
@@ -59,6 +60,9 @@ class _Bystander:
     """A keeper has no main thread that would follow a decision."""
 
     def decided(self, decision: Decision, history: History) -> None:
+        """Do nothing."""
+
+    def lost(self, tombstone: Tombstone) -> None:
         """Do nothing."""
 
     def dead(self, tombstone: Tombstone) -> None:
@@ -92,8 +96,8 @@ class Keeper:
         self._since = time.monotonic()
         self._grace_ends: float | None = None
         self._roster: list[Entry] = []
-        self._accused: set[int] = set()
-        self._stopped: dict[int, float] = {}
+        self._ranks = RankWatch(partial(has_left, directory), spec.launcher, spec.lease_s)
+        self._deaths: list[Death] = []
         self._files: set[LeftFile] = set()
         for process in spec.launcher:
             self._watch.add(process)
@@ -107,7 +111,7 @@ class Keeper:
         for _ in range(_FAULTS):
             try:
                 while not self._turn():
-                    self._watch.wait(self._patience_s())
+                    self._wait()
             except Exception:
                 log.exception("a fault of the keeper: it goes on, since nobody else cleans up")
                 time.sleep(_FAULT_PAUSE_S)
@@ -136,34 +140,32 @@ class Keeper:
                 self._watch.remove(entry.process)
             else:
                 self._watch.add(entry.process)
-                self._inspect(entry)
+        self._report_deaths()
+        if self._ending is not None:
+            self._kill_declared_dead()
         if self._etcd is not None and (server := self._etcd.look()) is not None:
             self._watch.add(server)
 
-    def _inspect(self, entry: Entry) -> None:
-        """Report a rank that has died without leaving, or has been stopped for too long."""
-        if self._sidecar is None or entry.index in self._accused:
-            return
-        now = time.monotonic()
-        found = condition(entry.process)
-        if found is Condition.STOPPED:
-            stopped_s = now - self._stopped.setdefault(entry.index, now)
-            if stopped_s >= STOPPED_S:
-                self._accuse(entry, Evidence.STOPPED, f"for {stopped_s:.1f} s")
-            return
-        self._stopped.pop(entry.index, None)
-        if found is Condition.GONE:
-            self._accuse(entry, Evidence.PROCESS, str(entry.process))
+    def _wait(self) -> None:
+        """Wait until something has happened, or it is time to look at everything; meanwhile look at the ranks."""
+        until = time.monotonic() + self._patience_s()
+        while (left_s := until - time.monotonic()) > 0:
+            self._watch.wait(min(left_s, self._ranks.every_s))
+            self._report_deaths()
+            if not self._watch.quiet:
+                return
 
-    def _accuse(self, entry: Entry, evidence: Evidence, detail: str) -> None:
-        assert self._sidecar is not None
-        self._accused.add(entry.index)
-        rank = self._spec.ranks[entry.index]
-        log.warning("rank %d is dead: %s (%s)", rank, evidence.value, detail)
-        self._sidecar.accuse([rank], evidence, detail)
+    def _report_deaths(self) -> None:
+        self._deaths += self._ranks.look()
+        while self._deaths and self._sidecar is not None:
+            death = self._deaths.pop(0)
+            rank = self._spec.ranks[death.index]
+            log.warning("rank=%d is dead: %s (%s)", rank, death.evidence.value, death.detail)
+            self._sidecar.accuse([rank], death.evidence, death.detail, death.at)
 
     def _know(self, roster: list[Entry]) -> None:
         self._roster = roster
+        self._ranks.know(roster)
         self._files.update(file for entry in roster for file in entry.files)
 
     def _facts(self) -> Iterator[Fact]:
@@ -255,6 +257,13 @@ class Keeper:
             if kill(process, signal.SIGKILL):
                 log.warning("killed a rank of this host: %s", process)
 
+    def _kill_declared_dead(self) -> None:
+        """End ranks that were taken for dead, are not, and cannot leave: the launcher would wait for them for ever."""
+        dead = () if self._sidecar is None else self._sidecar.tombstones
+        for entry in self._roster:
+            if not entry.left and self._spec.ranks[entry.index] in dead and kill(entry.process, signal.SIGKILL):
+                log.warning("killed a rank that had been declared dead: %s", entry.process)
+
     def _serve_etcd(self, etcd: EtcdKeeping) -> None:
         """Start etcd, or go on with it, and say how it is reached; or say why not."""
         try:
@@ -274,9 +283,16 @@ class Keeper:
         lease = HostLease(self._spec.host, Process.current(), self._spec.lease_s)
         machine = Succession(unit, backups=self._spec.backups, placement=self._spec.placement)
         slots, commits = SlotDir.open(self._directory.slots), Commits.open(self._directory.commits)
-        recovery = Recovery(machine, slots, commits, self._words, _Bystander())
+        recovery = Recovery(machine, slots, commits, self._words, _Bystander(), lease_s=self._spec.lease_s)
         self._sidecar = Sidecar(
-            coordinator, unit, on_end=self._over, words=self._words, duties=[lease], recovery=recovery
+            coordinator,
+            unit,
+            on_end=self._over,
+            words=self._words,
+            duties=[lease],
+            recovery=recovery,
+            on_fault=lambda error: os._exit(1),  # a rank starts another
+            patience=Patience(own=self._etcd is not None, lost_after_s=self._spec.etcd_lost_after_s),
         )
         self._sidecar.start()
 

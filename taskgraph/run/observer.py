@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from taskgraph.ids import Epoch
-from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
+from taskgraph.run.timeline import Recovered, Survived
 
 
 class Observer(Protocol):
@@ -15,8 +15,11 @@ class Observer(Protocol):
     def progress(self, epochs: Epoch) -> None:
         """Hear that so many epochs are finished. Called after each, so it has to be quick."""
 
-    def recovered(self, decision: Decision, took_s: float) -> None:
-        """Take that ranks were lost and the job goes on, `took_s` seconds after the root left its epoch."""
+    def recovered(self, recovered: Recovered) -> None:
+        """Take that ranks were lost and the job goes on."""
+
+    def survived(self, survived: Survived) -> None:
+        """Take, at the end of a job that has lost ranks, what it went through."""
 
     def failed(self, ending: Ending) -> None:
         """Hear that the job has failed. Called once in the job."""

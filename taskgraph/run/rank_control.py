@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +18,10 @@ from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.lineage import History
 from taskgraph.run.blame import ending_of
 from taskgraph.run.control import JobEnded
+from taskgraph.run.leaving import leave_now
 from taskgraph.run.observer import Observer
 from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,28 @@ _NAP_S = 0.0002
 
 
 class Inbox:
-    """What the sidecar has heard, for the main thread. It is the `Follower` of the rank's recovery."""
+    """What the sidecar has heard, for the main thread. It is the `Follower` of the rank's recovery.
 
-    def __init__(self, tell: Callable[[Ending], None] | None) -> None:
+    Parameters
+    ----------
+    lost
+        Is told of each death.
+    tell
+        Prints what no rank has said.
+    """
+
+    def __init__(self, lost: Callable[[Tombstone], None], tell: Callable[[Ending], None]) -> None:
+        self.lost = lost
         self._tell = tell
         self._news = threading.Condition()
         self._ending: Ending | None = None
         self._decided: tuple[Decision, History] | None = None
+        self.decided_at = 0.0
+        """When the newest decision was here, in seconds since 1970."""
 
     def ended(self, ending: Ending) -> None:
         """Take the end of the job. What no rank has said, such as the loss of etcd's data, is told here."""
-        if ending.message and ending.rank is None and self._tell is not None:
+        if ending.message and ending.rank is None:
             self._tell(ending)
         with self._news:
             self._ending = ending
@@ -51,16 +62,13 @@ class Inbox:
     def decided(self, decision: Decision, history: History) -> None:
         """Take a generation; it replaces one that was not adopted yet."""
         with self._news:
-            self._decided = (decision, history)
+            self._decided, self.decided_at = (decision, history), time.time()
             self._news.notify_all()
 
     def dead(self, tombstone: Tombstone) -> None:
         """Leave at once: this rank was declared dead, and whatever it does is not wanted any more."""
         log.warning("this rank leaves: it was declared dead (%s)", tombstone.describe())
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(0)
+        leave_now(0)
 
     def ending(self, timeout_s: float = 0.0) -> Ending | None:
         """Return the end of the job, or None where it is not known in time."""
@@ -80,19 +88,30 @@ class RankControl:
     Parameters
     ----------
     abort
-        Ends the job through MPI, where etcd cannot be told.
+        Ends the job through MPI, where etcd can never be told.
+    mark
+        Says on the host which epoch this rank is in.
     """
 
     def __init__(
-        self, rank: Rank, sidecar: Sidecar, inbox: Inbox, observer: Observer, abort: Callable[[int], None]
+        self,
+        rank: Rank,
+        sidecar: Sidecar,
+        inbox: Inbox,
+        timeline: Timeline,
+        observer: Observer,
+        abort: Callable[[int], None],
+        mark: Callable[[Epoch], None],
     ) -> None:
         self._rank = rank
         self._sidecar = sidecar
         self._inbox = inbox
+        self._timeline = timeline
         self._observer = observer
         self._abort = abort
+        self._mark = mark
         self._decision: Decision | None = None
-        self._interrupted_at = 0.0
+        self._epochs: Epoch = 0
 
     @property
     def _is_root(self) -> bool:
@@ -100,7 +119,6 @@ class RankControl:
 
     def next_decision(self, after: Generation, serve: Callable[[], bool]) -> tuple[Decision, History]:
         """Wait for the decision of a generation above `after`, calling `serve` all the while."""
-        self._interrupted_at = time.monotonic()
         while True:
             ending = self._inbox.ending()
             if ending is not None:
@@ -114,15 +132,23 @@ class RankControl:
     def resumed(self, decision: Decision) -> None:
         """Tell a person, from one rank, what was lost and where the job goes on."""
         self._decision = decision
-        if decision.generation and self._is_root:
-            self._observer.recovered(decision, time.monotonic() - self._interrupted_at)
+        self._sidecar.root = self._is_root
+        if decision.generation:
+            recovered = self._timeline.resumed(decision, self._inbox.decided_at, time.time())
+            if self._is_root:
+                self._observer.recovered(recovered)
 
     def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
         """End the job by an error of the application, unless a failure came before; tell of it if it is the first."""
         ending = ending_of(error, self._rank, task, epoch)
+        asked = self._sidecar.ask_end(ending, records.must_be_current(self._rank, generation))
         try:
-            if self._sidecar.end(ending, END_KNOWN_S, records.must_be_current(self._rank, generation)):
+            if asked.result(END_KNOWN_S):
                 self._observer.failed(ending)
+        except TimeoutError:  # perhaps only this rank is cut off, and others go on without it
+            log.warning("etcd is away; the job ends as soon as it can be told of this: %s", ending.describe())
+            asked.add_done_callback(partial(_tell, self._observer, ending))
+            return
         except CoordinatorError as unwritten:
             log.error("%s; the job is ended through MPI", unwritten)
             self._observer.failed(ending)
@@ -136,6 +162,9 @@ class RankControl:
         """Write the status, after what was handed to the sidecar before: a check of a graph may still end the job."""
         answer: Future[bool] = Future()
         absent = records.excluded_by_decision(generation)
+        if not self._sidecar.has_etcd and (generation == 0 or self._sidecar.wiped):
+            log.warning("etcd is away, and is not told that the job is over; nothing is lost by that")
+            return
 
         def ask() -> None:
             asked = self._sidecar.ask_end(Ending(status=status), absent)
@@ -153,7 +182,10 @@ class RankControl:
             raise EpochAborted
 
     def progress(self, epochs: Epoch) -> None:
-        """Pass it on, on the root."""
+        """Write it down on the host; on the root pass it on."""
+        self._epochs = epochs
+        self._mark(epochs)
+        self._timeline.epoch(epochs, time.time())
         if self._is_root:
             self._sidecar.progress(epochs)
             self._observer.progress(epochs)
@@ -161,6 +193,16 @@ class RankControl:
     def finishing(self) -> None:
         """Let the tasks have the terminal."""
         self._observer.close()
+
+    def fenced(self, by: Rank) -> None:
+        """Leave at once: without etcd this is how a rank hears that it was declared dead."""
+        log.warning("this rank leaves: its generation is over, says rank %d", by)
+        leave_now(0)
+
+    def left(self) -> None:
+        """Tell a person, from one rank, what the job went through, if it lost ranks."""
+        if self._decision is not None and self._decision.generation and self._is_root:
+            self._observer.survived(self._timeline.survived(self._epochs + 1))
 
     def lost(self, rank: Rank) -> None:
         """Report the rank."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ class Follower(Protocol):
     def decided(self, decision: Decision, history: History) -> None:
         """Hear that a generation has begun."""
 
+    def lost(self, tombstone: Tombstone) -> None:
+        """Hear that ranks are dead."""
+
     def dead(self, tombstone: Tombstone) -> None:
         """Hear that the unit's own rank has been declared dead."""
 
@@ -49,8 +53,9 @@ class Recovery:
         Of the host.
     follower
         Is told; in the thread of the sidecar.
-    wake
-        Makes the sidecar take a turn: accusations come from other threads.
+    lease_s
+        How long a unit that was suspended accuses no silent host, in seconds: its own clock jumped, and others may just
+        be about to renew their leases.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Recovery:
         commits: Commits,
         words: AbortWords,
         follower: Follower,
+        lease_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._machine = machine
@@ -67,24 +73,59 @@ class Recovery:
         self._commits = commits
         self._words = words
         self._follower = follower
+        self._lease_s = lease_s
         self._clock = clock
         self._writes: deque[Write] = deque()
         self._timers: list[tuple[float, Turn]] = []
-        self._accused: deque[tuple[tuple[Rank, ...], Evidence, str]] = deque()
+        self._accused: deque[tuple[tuple[Rank, ...], Evidence, str, float]] = deque()
+        self._held: list[Write] = []
+        self._trust_at = -math.inf
         self._retry_at = 0.0
 
-    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "") -> None:
-        """Report ranks as dead; from any thread. The caller wakes the sidecar."""
-        self._accused.append((tuple(ranks), evidence, detail))
+    @property
+    def tombstones(self) -> dict[Rank, Tombstone]:
+        """Every tombstone that was heard of."""
+        return self._machine.tombstones
+
+    @property
+    def pending(self) -> bool:
+        """Whether a failure is known here that is not recovered from."""
+        return self._machine.failure_known or bool(self._accused)
+
+    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float | None = None) -> None:
+        """Report ranks as dead, seen at `at` (seconds since 1970; None: now). From any thread; wake the sidecar."""
+        self._accused.append((tuple(ranks), evidence, detail, time.time() if at is None else at))
+
+    def suspended(self) -> None:
+        """Take that this unit has not run for a while: for the time of a lease it accuses no host of silence."""
+        self._trust_at = self._clock() + self._lease_s
+
+    def report_self(self, coordinator: Coordinator, rank: Rank, reporter: str, detail: str) -> bool:
+        """Write the tombstone of this unit's own rank.
+
+        Returns
+        -------
+        bool
+            False where no rank would be left to go on: nothing is recovered then.
+        """
+        newest = self._machine.newest
+        if newest is None:
+            return False
+        said = records.bury(Tombstone((rank,), Evidence.SELF, reporter, detail, time.time()))
+        coordinator.write(said.entries, absent=said.absent)
+        dead = {int(key.rpartition("/")[2]) for key in coordinator.read("dead/")}
+        return not dead.issuperset(newest.live)
 
     def hear(self, news: Event) -> None:
         """Take in a change in etcd."""
         match news:
             case Resync(entries):
-                everything = (records.read(key, value) for key, value in entries.items())
+                everything = [records.read(key, value) for key, value in entries.items()]
+                self._tell_of_dead(everything)
                 self._obey(self._machine.resync(said for said in everything if said is not None))
             case Put(key, value):
                 said = records.read(key, value)
+                self._tell_of_dead([said])
                 if said is not None:
                     self._obey(self._machine.hear([said]))
             case Deleted(key):
@@ -92,18 +133,29 @@ class Recovery:
                 if said is not None:
                     self._obey(self._machine.hear([said]))
 
+    def _tell_of_dead(self, news: Iterable[records.News | None]) -> None:
+        for said in news:
+            if isinstance(said, records.RankDead) and said.rank not in self._machine.tombstones:
+                self._follower.lost(said.tombstone)
+
     def turn(self, coordinator: Coordinator) -> float:
         """Do what is to be done in etcd. Return the seconds until there is something to do again."""
         while self._accused:
-            ranks, evidence, detail = self._accused.popleft()
-            self._obey(self._machine.accuse(ranks, evidence, detail, time.time()))
+            ranks, evidence, detail, at = self._accused.popleft()
+            self._obey(self._machine.accuse(ranks, evidence, detail, at))
         now = self._clock()
+        if self._held and now >= self._trust_at:
+            self._writes += self._held
+            self._held.clear()
         for due in [timer for timer in self._timers if timer[0] <= now]:
             self._timers.remove(due)
             self._obey(self._machine.turn_came(due[1]))
         if now >= self._retry_at:
             self._write(coordinator)
-        return min([at - now for at, _ in self._timers] + ([RETRY_S] if self._writes else []), default=60.0)
+        waits = [at - now for at, _ in self._timers]
+        waits += [RETRY_S] if self._writes else []
+        waits += [self._trust_at - now] if self._held else []
+        return min(waits, default=60.0)
 
     def _write(self, coordinator: Coordinator) -> None:
         while self._writes:
@@ -133,10 +185,16 @@ class Recovery:
                 case succession.Abort(generation):
                     self._words.set_all(generation)
                 case succession.Transact(write):
-                    self._writes.append(write)
+                    held = self._clock() < self._trust_at and _accuses_silent(write)
+                    (self._held if held else self._writes).append(write)
                 case succession.Wait(delay_s, turn):
                     self._timers.append((self._clock() + delay_s, turn))
                 case succession.Adopt(decision):
                     self._follower.decided(decision, self._machine.history)
                 case succession.LeaveDead(tombstone):
                     self._follower.dead(tombstone)
+
+
+def _accuses_silent(write: Write) -> bool:
+    """Tell whether a write says of a host that it fell silent: it counts only if its lease is still gone."""
+    return any(key.startswith(records.host_key("")) for key in write.absent)

@@ -68,6 +68,11 @@ def leave(directory: HostDir, index: int) -> None:
     directory.ring()
 
 
+def has_left(directory: HostDir, index: int) -> bool:
+    """Tell whether a rank has left in order, or everything is removed: then all have."""
+    return not (directory.ranks / str(index)).exists()
+
+
 def read_roster(directory: HostDir) -> list[Entry]:
     """Return all ranks that were added so far, those that left included."""
     return _read(directory.ranks)

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.words import OVER, AbortWords
-from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped
+from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, TaskgraphError
 from taskgraph.ids import Epoch, Host, Rank
 from taskgraph.plan import lifecycle
 from taskgraph.plan.ending import Ending
@@ -36,6 +36,7 @@ from taskgraph.plan.lifecycle import (
 )
 from taskgraph.run.duties import Duty, Progress
 from taskgraph.run.end_request import EndRequest, refuse_all
+from taskgraph.run.etcd_state import WIPED, EtcdState, Patience
 from taskgraph.run.hearing import ending_of, hear, hosts_after
 from taskgraph.run.recovery import Recovery
 from taskgraph.run.schedule import RETRY_S, Schedule
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 TURN_S = 0.5
 """The longest that a turn waits for news, in seconds: what has no event is looked at this often."""
+JUMP_S = TURN_S + 1.0
+"""A unit that has not run for so long, in seconds, was suspended."""
 
 
 class Sidecar:
@@ -66,6 +69,11 @@ class Sidecar:
         What is to be done from time to time.
     recovery
         What is to be done about failures; None: nothing.
+    on_fault
+        Called in the thread of the sidecar when it ends by a fault of ours: this process has to go, and the job goes on
+        without it. None: a fault ends the job.
+    patience
+        When to give etcd up; None: never.
     clock
         Seconds, never going back.
     """
@@ -80,6 +88,8 @@ class Sidecar:
         words: AbortWords | None = None,
         duties: Sequence[Duty] = (),
         recovery: Recovery | None = None,
+        on_fault: Callable[[Exception], None] | None = None,
+        patience: Patience | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._coordinator = coordinator
@@ -88,11 +98,15 @@ class Sidecar:
         self._on_failure = on_failure
         self._words = words
         self._recovery = recovery
+        self._on_fault = on_fault
+        self._clock = clock
+        self._ran_at = clock()
         self._state = lifecycle.begin(unit)
-        self._away = False
-        self._lost_run = False
+        self._etcd = EtcdState(patience, words)
         self._epoch: Epoch | None = None
-        own: list[Duty] = [Progress(lambda: self._epoch)] if unit.root and unit.rank is not None else []
+        self.root = unit.root
+        """Whether it is this unit that writes down the job's progress."""
+        own: list[Duty] = [Progress(lambda: self._epoch if self.root else None)] if unit.rank is not None else []
         self._schedule = Schedule([*duties, *own], clock)
         self._asked: deque[EndRequest] = deque()
         self._ruling: Ending | None = None
@@ -109,6 +123,21 @@ class Sidecar:
         return self._hosts
 
     @property
+    def has_etcd(self) -> bool:
+        """Whether etcd answers and still knows this run."""
+        return self._etcd.usable
+
+    @property
+    def tombstones(self) -> Collection[Rank]:
+        """The ranks that are known to be dead."""
+        return () if self._recovery is None else self._recovery.tombstones
+
+    @property
+    def wiped(self) -> bool:
+        """Whether etcd has lost this run."""
+        return self._etcd.wiped
+
+    @property
     def over(self) -> bool:
         """Whether an ending was delivered."""
         return self._state is State.OVER
@@ -121,7 +150,7 @@ class Sidecar:
         self._thread.start()
 
     def progress(self, epoch: Epoch) -> None:
-        """Say which epoch was reached; on the root rank it is written to etcd now and then. Costs one store."""
+        """Say which epoch was reached; on the `root` it is written to etcd now and then. Costs one store."""
         self._epoch = epoch
 
     def end(self, ending: Ending, timeout_s: float = 5.0, absent: Collection[str] = ()) -> bool:
@@ -179,22 +208,51 @@ class Sidecar:
         except Exception as error:
             if not self._closing.is_set():  # else the coordinator was closed under it
                 log.exception("%s failed", self._unit)
-                self._fail(error)
+                if not self._leave_by_fault(error):
+                    self._fail(error)
         finally:
             self._finish()
+
+    def _leave_by_fault(self, error: Exception) -> bool:
+        """Give this unit up for a fault of ours; False where the job has to end: etcd refuses, or nobody is left."""
+        if self._on_fault is None or isinstance(error, TaskgraphError) or self.over:
+            return False
+        if self._unit.rank is not None and self._recovery is not None:
+            detail = f"{type(error).__name__}: {error}"
+            try:
+                if not self._recovery.report_self(self._coordinator, self._unit.rank, str(self._unit), detail):
+                    return False
+            except Exception as unwritten:  # the end of the process says it too
+                log.debug("%s cannot report itself: %s", self._unit, unwritten)
+        self._on_fault(error)
+        return True
+
+    def _note_time(self) -> None:
+        """Find out whether this process, perhaps the whole job, was suspended."""
+        now = self._clock()
+        if now - self._ran_at > JUMP_S and self._recovery is not None:
+            log.info("%s did not run for %.1f s", self._unit, now - self._ran_at)
+            self._recovery.suspended()
+            self._etcd.suspended(now)
+        self._ran_at = now
 
     def turn(self, timeout_s: float) -> None:
         """Do what is due, then take in what is new, waiting up to `timeout_s` seconds for it."""
         try:
+            self._note_time()
             self._do_calls()
             self._do_ends()
             wait_s = self._schedule.turn(self._coordinator, self._has_etcd(), timeout_s)
-            if self._asked and not self._away:
+            if self._asked and not self._etcd.away:
                 wait_s = min(wait_s, RETRY_S)
-            if self._lost_run:
+            if (ending := self._etcd.give_up(self._clock(), self._failing)) is not None:
+                self._end_without_etcd(ending)
+            if self._etcd.wiped:
                 self._closing.wait(wait_s)
                 return
-            for news in self._coordinator.news(max(min(wait_s, self._recover()), 0.0)):
+            events = self._coordinator.news(max(min(wait_s, self._recover()), 0.0))
+            self._note_time()
+            for news in events:
                 self._hosts = hosts_after(self._hosts, news)
                 for event in hear(news, self._unit.run):
                     self._take(event)
@@ -203,11 +261,29 @@ class Sidecar:
             self._recover()
             self._do_calls()
             self._do_ends()
-        except (RunReplaced, RunWiped) as error:
-            self._lost_run = True
+        except RunWiped as error:
+            self._wiped(str(error))
+        except RunReplaced as error:
+            self._etcd.wiped = True
             self._take(UnitFailed(Ending(status=1, message=str(error))))
         if self.over and self._words is not None:
             self._words.set_all(OVER)  # again: see AbortWords.set
+
+    @property
+    def _failing(self) -> bool:
+        return bool(self._asked) or (self._recovery is not None and self._recovery.pending)
+
+    def _end_without_etcd(self, ending: Ending) -> None:
+        """End the job on this host; if somebody has asked for an end in vain, so."""
+        if self._asked:
+            ending, self._asked[0].tried = self._asked[0].ending, True
+        self._take(UnitFailed(ending))
+
+    def _wiped(self, why: str) -> None:
+        """Take that etcd has nothing of this run any more: the job goes on without it, as far as it comes."""
+        if not self._etcd.wiped:
+            self._etcd.wiped = True
+            log.warning("etcd is lost, the job goes on without it to the next failure: %s", why)
 
     def _recover(self) -> float:
         """Do what failures ask for; return the seconds until they ask again."""
@@ -215,10 +291,10 @@ class Sidecar:
             return TURN_S
         return self._recovery.turn(self._coordinator)
 
-    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "") -> None:
-        """Report ranks as dead; from any thread."""
+    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float | None = None) -> None:
+        """Report ranks as dead, seen at `at` (seconds since 1970; None: now); from any thread."""
         if self._recovery is not None:
-            self._recovery.accuse(ranks, evidence, detail)
+            self._recovery.accuse(ranks, evidence, detail, at)
             self._coordinator.wake()
 
     def _do_calls(self) -> None:
@@ -230,24 +306,32 @@ class Sidecar:
                 self._asked.append(self._own_request(error))
 
     def _do_ends(self) -> None:
-        while self._asked and (self.over or not self._away):
+        while self._asked and (self.over or not self._etcd.away):
             request = self._asked[0]
             try:
+                if self._etcd.wiped and not self.over:
+                    raise RunWiped(WIPED)
                 self._take(EndAsked(request.ending), request)
             except CoordinatorUnreachable as error:
                 log.debug("the end of the job is still to be written: %s", error)
                 return
+            except RunWiped as error:
+                self._wiped(str(error))
+                request.answer.set_exception(error)
             self._asked.popleft()
 
     def _has_etcd(self) -> bool:
-        return not self._away and not self._lost_run and self._state is not State.JOINING
+        return self._etcd.usable and self._state is not State.JOINING
 
     def _take(self, event: Event, request: EndRequest | None = None) -> None:
         was = self._state
-        if isinstance(event, RunIsAbsent | RunIsAnothers):
-            self._lost_run = was is not State.JOINING
+        if isinstance(event, RunIsAbsent) and was is State.RUNNING:
+            self._wiped(event.ending.message)
+            return
+        if isinstance(event, RunIsAnothers):
+            self._etcd.wiped = was is not State.JOINING
         elif isinstance(event, EtcdAway | EtcdBack):
-            self._away = isinstance(event, EtcdAway)
+            self._etcd.set_away(isinstance(event, EtcdAway), self._clock())
         after, orders = lifecycle.step(was, event)
         if Do.WRITE_STATUS in orders:
             assert request is not None

@@ -31,6 +31,8 @@ class KeeperSpec:
         Seconds of silence after which the host is dead.
     abort_grace_s
         Seconds from the failure of the job to the kill of the ranks that have not noticed.
+    etcd_lost_after_s
+        Seconds after which an etcd that does not answer is given up, see `taskgraph.plan.outage`.
     launcher
         The processes that launched the ranks, on this machine. When one of them is gone the job is.
     etcd
@@ -46,6 +48,7 @@ class KeeperSpec:
     placement: Placement
     lease_s: float
     abort_grace_s: float
+    etcd_lost_after_s: float = 60.0
     launcher: tuple[Process, ...] = ()
     etcd: EtcdPart = "none"
 

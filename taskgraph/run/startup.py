@@ -238,6 +238,7 @@ def _spec(config: Config, site: Site) -> KeeperSpec:
         placement=config.placement,
         lease_s=config.lease_s,
         abort_grace_s=config.abort_grace_s,
+        etcd_lost_after_s=config.etcd_lost_after_s,
         launcher=launchers(Process.current()),
         etcd="none" if not own_etcd else "serve" if site.host == site.hosts[ROOT] else "stand by",
     )

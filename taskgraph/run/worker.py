@@ -257,6 +257,8 @@ class Worker:
     # ---- messages; these run inside a wait of the transport ----
 
     def _on_control(self, source: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
+        if topic == Topic.FENCED:
+            self._control.fenced(source)
         if topic in _COMPOSING:
             self._composing.receive(source, Topic(topic), epoch, data)
         else:

@@ -7,6 +7,8 @@ import struct
 
 import numpy as np
 
+from taskgraph._native.message import eager_bytes
+
 HEADER = struct.Struct("<QQQIIIBBBB")
 ARRAY, OBJECT, CONTROL = 1, 2, 3
 INLINE, FORTRAN, NAMED, MORE = 1, 2, 4, 8
@@ -41,12 +43,12 @@ def forged() -> list[bytes]:
         b"x",
         bytes(HEADER.size - 1),
         bytes(HEADER.size),
-        bytes(8192),
-        b"\xff" * 8192,
+        bytes(eager_bytes),
+        b"\xff" * eager_bytes,
         b"\xff" * 100,
         whole[:-1],
         whole + b"x",
-        bytes(8193),  # longer than what is received in one piece
+        bytes(eager_bytes + 1),  # longer than what is received in one piece
         header(kind=0),
         header(kind=4),
         header(ndim=0),
@@ -67,6 +69,7 @@ def forged() -> list[bytes]:
         header(nbytes=0),
         header(nbytes=0, shape=(0,), payload=b"", flags=0),
         header(flags=0),
+        header(shape=(5000,), nbytes=5000, flags=0, payload=b""),  # its first piece is missing
         header(flags=NAMED),
         header(flags=INLINE | NAMED),
         header(flags=INLINE | NAMED, named=b"no pickle"),

@@ -16,6 +16,7 @@ from mpi4py import MPI
 from programs.forged import forged, header, mutated
 
 from taskgraph._native.channel import Epoch, InboundChannel, Processor
+from taskgraph._native.message import eager_bytes
 from taskgraph._native.wire import Wire
 from taskgraph.backends.mpi import DOZE_S, SPIN_S
 from taskgraph.backends.transport import Handlers
@@ -175,7 +176,7 @@ def payloads_of_the_wrong_length_are_refused() -> None:
 def control_messages_keep_their_order() -> None:
     line = Line()
     rng = np.random.default_rng(3)
-    sizes = [0, 1, 8144, 8145, 1_000_000, 2, *map(int, rng.integers(0, 50_000, 40)), 0]
+    sizes = [0, 1, eager_bytes - 48, eager_bytes - 47, 1_000_000, 2, *map(int, rng.integers(0, 50_000, 40)), 0]
     if RANK == 0:
         values = [np.full(100_000, number) for number in range(len(sizes))]
         for number, size in enumerate(sizes):

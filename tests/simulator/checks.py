@@ -49,6 +49,8 @@ class Checks:
         self._ending: Ending | None = None
         self._left_ok = False
         self._over_in: set[int] = set()
+        self._begun_by_root: set[int] = set()
+        self._despaired: set[int] = set()
         self._wrote: dict[tuple[int, int, int], int] = {}
         self._reference = self._run_without_failures()
 
@@ -193,6 +195,8 @@ class Checks:
     def restored(self, rank: Rank, boundary: int) -> None:
         """Look at the state that a rank starts a generation with."""
         generation = rank.member.generation
+        if rank.number == self.decisions[generation].live[0]:
+            self._begun_by_root.add(generation)
         for task, value in rank.state.items():
             known = self._restored[generation].setdefault(task, value)
             if known != value and boundary > 0:
@@ -290,6 +294,14 @@ class Checks:
         if self._safe < self._plan.epochs:
             self.bad("a job is over before it is safe", str(self._safe))
 
+    def despaired(self, rank: Rank) -> None:
+        """Look at a rank that gives up because etcd is away."""
+        self._world.stats["gave up"] += 1
+        self._despaired.add(rank.number)
+        for generation in self._begun_by_root:
+            if generation > rank.member.generation and rank.number not in self.decisions[generation].host_of:
+                self.bad("a rank that is cut off is not told that its generation is over", str(rank.number))
+
     def left(self, rank: Rank) -> None:
         """Look at a rank that leaves."""
         wanted = 3 if self._plan.by_shutdown else 0
@@ -325,8 +337,9 @@ class Checks:
             self.bad("exit is not called of every task", str(self._exits))
 
     def _check_nobody(self) -> None:
-        """Everybody left without an end: allowed only where every rank was declared dead, or told that it was."""
+        """Everybody left without an end: allowed only to those declared dead, and those that etcd is lost to."""
         newest = self.decisions[max(self.decisions)]
-        unburied = [r for r in newest.live if records.dead_key(r) not in self._world.etcd.keys]
-        if any(self._world.ranks[rank].up and self._world.ranks[rank].host.up for rank in unburied):
-            self.bad("ranks left without an end of the job", str(unburied))
+        listed = [self._world.ranks[r] for r in newest.live if records.dead_key(r) not in self._world.etcd.keys]
+        left = [rank.number for rank in listed if rank.up and rank.host.up and rank.number not in self._despaired]
+        if left:
+            self.bad("ranks left without an end of the job", str(left))

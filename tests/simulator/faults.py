@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from taskgraph.plan import outage
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence
 from tests.simulator.etcd import FOR_EVER
 from tests.simulator.parts import Host, Rank, UnitState
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulator.world import World
 
 LEASE = 30.0
+LOST_AFTER_S = 60.0
 
 
 class Faults:
@@ -202,8 +205,22 @@ class Faults:
         world.log("host %s is cut off from etcd for %.0f", host.name, lasts)
         host.cut_until = world.now + lasts
         self._lapse(host)
+        for seconds in (LOST_AFTER_S + 1, outage.STILL_S + 1):
+            world.after(seconds * 1000, self._despair, host, seconds)
         if lasts < FOR_EVER:
             world.after(lasts + world.delay(), self._reconnect, host)
+
+    def _despair(self, host: Host, seconds: float) -> None:
+        """Let the ranks of a host that is cut off for ever give up, if it is time."""
+        world = self._world
+        for rank in host.ranks:
+            if rank.runs and host.cut_until >= FOR_EVER and rank.unit is not None:
+                known = rank.unit.succession.failure_known
+                own = world.schedule.seed % 2 == 0
+                if outage.gives_up(seconds, seconds, own=own, failure_known=known, lost_after_s=LOST_AFTER_S):
+                    world.log("rank %d gives up: etcd is away", rank.number)
+                    world.checks.despaired(rank)
+                    world.main.ended(rank, Ending(status=1, message="etcd is away"), everywhere=False)
 
     def _reconnect(self, host: Host) -> None:
         if host.up and not host.leased and any(rank.runs for rank in host.ranks):

@@ -15,7 +15,7 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.lineage import is_valid
 from taskgraph.plan.member import Phase
-from taskgraph.plan.messages import Fate, Topic, fate
+from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
 from taskgraph.plan.succession import Over
 from tests.simulator.parts import Rank, Slot
 from tests.simulator.schedules import Moment
@@ -65,10 +65,8 @@ class MainThreads:
             if offered is not None and offered[0].generation > member.generation:
                 rank.offered = None
                 self._adopt(rank, *offered)
-            elif rank.abort > member.generation:
-                if member.phase is not Phase.AWAY:
-                    self._interrupt(rank)
-                return
+            elif rank.abort > member.generation and member.phase not in (Phase.AWAY, Phase.LEFT):
+                self._interrupt(rank)
             elif rank.orders:
                 self._do(rank, rank.orders.popleft())
             elif rank.inbox:
@@ -117,7 +115,7 @@ class MainThreads:
         return fence.may_act(rank.member.generation, rank.host.floor)
 
     def _do(self, rank: Rank, order: orders.Order) -> None:
-        if not isinstance(order, orders.Leave) and not self._may_act(rank):
+        if rank.member.phase is not Phase.LEFT and not self._may_act(rank):
             self._interrupt(rank)
             return
         _DO[type(order)](self, rank, order)
@@ -236,7 +234,7 @@ class MainThreads:
     def _overtaken(self, rank: Rank, order: orders.Overtaken) -> None:
         self._world.checks.bad("a published snapshot is gone", f"{order.slot} on rank {rank.number}")
 
-    def ended(self, rank: Rank, ending: Ending) -> None:
+    def ended(self, rank: Rank, ending: Ending, *, everywhere: bool = True) -> None:
         """Tell a main thread that the job is over."""
 
         def leave() -> None:
@@ -245,7 +243,7 @@ class MainThreads:
                     self._world.after(1 + max(0.0, rank.stopped_until - self._world.now), leave)
                     return
                 rank.orders.clear()
-                rank.orders.extend(rank.member.ended(ending.status))
+                rank.orders.extend(rank.member.ended(ending.status, everywhere=everywhere))
                 rank.abort = -1
                 rank.offered = None
                 self.poll(rank)
@@ -259,7 +257,7 @@ class MainThreads:
         world = self._world
         rendezvous = kind == "value" and world.rng.random() < 0.5
         pair = (rank.number, to)
-        scale = 8.0 if rendezvous and world.schedule.slow and world.rng.random() < 0.1 else 0.4
+        scale = 8.0 if rendezvous and world.rng.random() < world.schedule.late else 0.4
         at = max(world.fifo[pair] + 1e-6, world.now + world.delay(scale * world.schedule.link))
         world.fifo[pair] = at
         stamp = rank.member.generation if generation is None else generation
@@ -273,8 +271,8 @@ class MainThreads:
 
     def _handle(self, rank: Rank, message: Message) -> None:
         member = rank.member
-        if message.kind == "control" and message.body[0] is Topic.FENCED:
-            rank.orders.extend(member.receive(message.source, Topic.FENCED, b""))
+        if message.kind == "control" and message.body[0] in ALWAYS:
+            rank.orders.extend(member.receive(message.source, *message.body))
             return
         listed = member.decision is not None and message.source in member.decision.host_of
         match fate(member.generation, message.generation, listed):

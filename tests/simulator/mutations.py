@@ -79,7 +79,7 @@ MUTATIONS = {
         "an error of a rank that is out of date is dropped", {records.must_be_current: lambda rank, generation: ()}, -1
     ),
     "fenced": Mutation(
-        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.dropped: lambda ever, decision: []}, -1
+        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, -1
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, -1),
     "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, -1),

@@ -87,6 +87,7 @@ class Schedule:
     nondeterministic: bool
     holds_gil: bool
     slow: bool
+    late: float
     link: float
     tag_bits: int
     stateless: frozenset[int] = frozenset()
@@ -135,6 +136,7 @@ def schedule(seed: int) -> Schedule:
         nondeterministic=rng.random() < 0.4,
         holds_gil=rng.random() < 0.3,
         slow=rng.random() < 0.4,
+        late=0.05,
         link=rng.choice([1, 1, 3]),
         tag_bits=rng.choice([1, 2, 14]),
     )
@@ -146,14 +148,23 @@ def schedule(seed: int) -> Schedule:
     faults += [_at_moment(rng, plan) for _ in range(rng.choice([0, 0, 1, 1, 2, 3]))]
     if rng.random() < 0.15:
         faults += _theme(rng, plan)
+    elif rng.random() < 0.03:
+        return _borrowing(rng, plan)
     return replace(plan, faults=tuple(faults))
+
+
+def _borrowing(rng: random.Random, plan: Schedule) -> Schedule:
+    """Return one where a value that is long under way is borrowed from memory that is restored meanwhile."""
+    plan = replace(plan, hosts=4, ranks_per_host=1, tasks=4, backups=1, every=1, epochs=8, late=0.4, link=2)
+    cut = Fault(Kind.CUT, Moment.COMMIT, rng.randint(4, 24), -1, rng.uniform(34.0, 60.0))
+    return replace(plan, stateless=frozenset(), faults=(cut,))
 
 
 def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
     """Return faults that are rarely together by chance: first a loss, then one that hits what the first laid bare."""
     first = Fault(Kind.KILL_RANK, Moment.TIME, rng.random() * plan.epochs * 3, rng.randrange(plan.ranks))
     task = rng.randrange(plan.tasks)
-    match rng.randrange(4):
+    match rng.randrange(3):
         case 0:
             return [first, Fault(Kind.KILL_TASK, Moment.SAFE, rng.randint(2, plan.epochs + 1), task)]
         case 1:
@@ -162,11 +173,6 @@ def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
                 replace(first, kind=Kind.KILL_HOST, target=first.target % plan.hosts),
                 Fault(Kind.KILL_HOST, Moment.REFILLED, at),
                 Fault(Kind.KILL_PRIMARY, Moment.REFILLED, at, task),
-            ]
-        case 2:
-            at = rng.randint(2, 12)
-            return [
-                Fault(rng.choice([Kind.STOP, Kind.STOP, Kind.CUT]), Moment.COMMIT, at, -1, rng.choice([60.0, 100.0]))
             ]
         case _:
             return [
@@ -215,6 +221,7 @@ def large(ranks: int) -> Schedule:
         nondeterministic=False,
         holds_gil=False,
         slow=False,
+        late=0.0,
         link=1,
         tag_bits=14,
         faults=(

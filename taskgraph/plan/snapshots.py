@@ -1,0 +1,89 @@
+"""The snapshots that a rank keeps of the tasks it runs: on its own host, and with the backups, in one generation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
+from taskgraph.plan import adoption, grid
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.holdings import Held
+from taskgraph.plan.lineage import History
+from taskgraph.plan.orders import Restore
+from taskgraph.plan.replication import Replication, Sending
+
+
+class Snapshots:
+    """What is kept, what has to be taken, and who has got a copy.
+
+    Attributes
+    ----------
+    restore
+        What the rank becomes when it enters the generation.
+    """
+
+    def __init__(self, decision: Decision, rank: Rank, host: Host, held: Iterable[Held], history: History) -> None:
+        self.tasks = decision.layout.primaries_of(rank)
+        self._replication = Replication(decision, host, self.tasks)
+        self._boundary = decision.boundary
+        self._kept = adoption.valid_of(self.tasks, held, history)
+        self.restore = adoption.to_restore(decision, rank, self._kept)
+        self._pending = self.restore.rebuild if isinstance(self.restore, Restore) else ()
+
+    @property
+    def safe(self) -> Epoch:
+        """The newest boundary that all holders of all tasks have."""
+        return self._replication.safe
+
+    @property
+    def are_pending(self) -> bool:
+        """Whether a snapshot is due and not yet taken."""
+        return bool(self._pending)
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether one is due, and a slot is free for it."""
+        return bool(self._pending) and grid.has_room(len({boundary for _, boundary in self._kept}))
+
+    def reached(self, boundary: Epoch, every: int) -> None:
+        """Note that the rank has reached a boundary: a snapshot may be due."""
+        self._boundary = boundary
+        self._pending = grid.due(boundary, every, self.tasks)
+
+    def must_have(self, boundary: Epoch) -> None:
+        """Make the snapshot of `boundary` due, unless it has been taken: there the job ends, on the grid or not."""
+        if any((task, boundary) not in self._kept for task in self.tasks):
+            self._pending = self.tasks
+
+    def begin(self, generation: Generation, end: int) -> tuple[Held, ...]:
+        """Return the stamps of those that are due."""
+        slots = tuple(Held(task, self._boundary, generation, end) for task in self._pending)
+        for slot in slots:
+            self._kept[slot.task, slot.boundary] = slot
+        return slots
+
+    def taken(self) -> list[Sending]:
+        """Note that those that were due are whole; return who gets them."""
+        slots = [self._kept[task, self._boundary] for task in self._pending]
+        self._pending = ()
+        return self._replication.saved(slots, self._boundary)
+
+    def restored(self) -> list[Sending]:
+        """Note that the state is restored; return what holders lack of what is there."""
+        sendings = self._replication.refill(self._kept.values())
+        if not self._pending:
+            self._replication.saved((), self._boundary)
+        return sendings
+
+    def acked(self, task: TaskId, by: Host, boundary: Epoch) -> None:
+        """Take an acknowledgement of a backup."""
+        self._replication.acked(task, by, boundary)
+
+    def free_below(self, safe: Epoch) -> None:
+        """Forget what the host frees: all below a boundary that is safe."""
+        for key in [key for key in self._kept if key[1] < safe]:
+            del self._kept[key]
+
+    def find(self, task: TaskId, boundary: Epoch) -> Held | None:
+        """Return the stamp of one that is still kept."""
+        return self._kept.get((task, boundary))

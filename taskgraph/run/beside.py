@@ -1,0 +1,150 @@
+"""All that runs in a rank beside its main thread: the sidecar with its duties, and the watch on another rank."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+from taskgraph.backends.commits import Commits
+from taskgraph.backends.etcd import EtcdCoordinator
+from taskgraph.backends.processes import Process
+from taskgraph.backends.slots import SlotDir
+from taskgraph.backends.words import AbortWords
+from taskgraph.config import Config
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.lifecycle import Unit
+from taskgraph.plan.succession import Succession
+from taskgraph.run.duties import Registration
+from taskgraph.run.etcd_state import Patience
+from taskgraph.run.guard import KeeperGuard
+from taskgraph.run.hostdir import HostDir
+from taskgraph.run.leaving import leave_now
+from taskgraph.run.mates import Mates
+from taskgraph.run.observer import Observer
+from taskgraph.run.rank_control import Inbox
+from taskgraph.run.recovery import Recovery
+from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.stall import StallWatch
+from taskgraph.run.startup import ROOT, Site
+from taskgraph.run.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+_LAST_WORD_S = 2.0
+"""How long a process that is about to end waits until etcd knows why, in seconds."""
+
+
+class Shared(NamedTuple):
+    """The memory that the ranks of a host and its keeper share."""
+
+    words: AbortWords
+    slots: SlotDir
+    commits: Commits
+
+    @classmethod
+    def open(cls, directory: HostDir) -> Shared:
+        """Map it."""
+        return cls(AbortWords.open(directory.words), SlotDir.open(directory.slots), Commits.open(directory.commits))
+
+
+class Beside:
+    """The threads of one rank. As a context manager it starts and ends them.
+
+    Parameters
+    ----------
+    coordinator
+        Of this rank.
+    decision
+        Of generation 0.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        site: Site,
+        directory: HostDir,
+        shared: Shared,
+        coordinator: EtcdCoordinator,
+        decision: Decision,
+        observer: Observer,
+    ) -> None:
+        self._site = site
+        self._directory = directory
+        self._decision = decision
+        self._observer = observer
+        unit = Unit(run=site.run, host=site.host, rank=site.rank, root=site.rank == ROOT)
+        machine = Succession(unit, backups=config.backups, placement=config.placement)
+        self._machine = machine
+        self.timeline = Timeline(site.rank, decision)
+        self._mates = Mates(directory, site.index, self._accuse)
+        self.inbox = Inbox(self._heard_of_death, self._tell)
+        self.stall = StallWatch(site.rank, config.stall_timeout_s)
+        self._recovery = Recovery(
+            machine, shared.slots, shared.commits, shared.words, self.inbox, lease_s=config.lease_s
+        )
+        self.sidecar = Sidecar(
+            coordinator,
+            unit,
+            on_end=self.inbox.ended,
+            on_failure=observer.failed,
+            words=shared.words,
+            duties=[Registration(unit, Process.current()), KeeperGuard(directory), self.stall],
+            recovery=self._recovery,
+            on_fault=self._leave_by_fault,
+            patience=Patience(own=not config.etcd, lost_after_s=config.etcd_lost_after_s),
+        )
+
+    def __enter__(self) -> Beside:
+        atexit.register(self._left_early)
+        self.sidecar.start()
+        self._mates.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        atexit.unregister(self._left_early)
+        self._mates.close()
+        self.sidecar.close()
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether some rank is known to be dead."""
+        return bool(self._machine.tombstones) or self._recovery.pending
+
+    def _accuse(self, index: int, detail: str, at: float) -> None:
+        self.sidecar.accuse([self._site.local[index]], Evidence.PROCESS, detail, at)
+
+    def _heard_of_death(self, tombstone: Tombstone) -> None:
+        self.timeline.heard(tombstone, time.time())
+        for rank in tombstone.ranks:
+            if rank in self._site.local:
+                self._mates.pass_over(self._site.local.index(rank))
+
+    def _tell(self, ending: Ending) -> None:
+        """Print what no rank has said. Once in the job; without etcd, once a host."""
+        if self.sidecar.has_etcd:
+            dead = self._machine.tombstones
+            listed = (self._machine.newest or self._decision).live
+            if next((rank for rank in listed if rank not in dead), None) == self._site.rank:
+                self._observer.failed(ending)
+            return
+        with suppress(OSError):
+            flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            os.close(os.open(self._directory.path / "told", flags, 0o600))
+            self._observer.failed(ending)
+
+    def _leave_by_fault(self, error: Exception) -> None:
+        log.error("this rank leaves, the others go on: %s: %s", type(error).__name__, error)
+        leave_now(0)
+
+    def _left_early(self) -> None:
+        """Say so where the interpreter is left while the job runs. What MPI would do at its end may never return."""
+        self.sidecar.accuse([self._site.rank], Evidence.SELF, "the interpreter was left while the job ran")
+        threading.Event().wait(_LAST_WORD_S)  # the sidecar ends this process once it sees its tombstone
+        leave_now(1)

@@ -1,0 +1,96 @@
+"""What one unit knows of the health of etcd, and for how long: so that it can tell when waiting has no more sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from taskgraph.backends.words import AbortWords
+from taskgraph.plan.ending import Ending
+from taskgraph.plan.outage import gives_up
+
+WIPED = "etcd has lost the keys of this run: it was wiped, or restored from an older state"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a unit waits for etcd.
+
+    Attributes
+    ----------
+    own
+        Whether the job brought the etcd itself.
+    lost_after_s
+        See `taskgraph.plan.outage.gives_up`.
+    """
+
+    own: bool
+    lost_after_s: float
+
+
+class EtcdState:
+    """Whether etcd answers, and still has the keys of this run.
+
+    Parameters
+    ----------
+    patience
+        How long to wait for it; None: for ever.
+    words
+        Of the host: how far its ranks are.
+    """
+
+    def __init__(self, patience: Patience | None = None, words: AbortWords | None = None) -> None:
+        self._patience = patience
+        self._words = words
+        self._away_since: float | None = None
+        self._moved_at: float | None = None
+        self._at: tuple[int, ...] = ()
+        self.wiped = False
+
+    @property
+    def away(self) -> bool:
+        """Whether no endpoint answers."""
+        return self._away_since is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether something may be written or read there."""
+        return not self.away and not self.wiped
+
+    def set_away(self, away: bool, now: float) -> None:
+        """Take in that an outage begins or ends; `now` in seconds."""
+        if away != self.away:
+            self._away_since = now if away else None
+
+    def give_up(self, now: float, failing: bool) -> Ending | None:
+        """Return how the job has to end, if it has to.
+
+        Parameters
+        ----------
+        now
+            In seconds.
+        failing
+            Whether a failure is known that is not recovered from.
+        """
+        if self._patience is None or self.usable:
+            self._moved_at = None
+            return None
+        if self.wiped:
+            return Ending(status=1, message=f"{WIPED}; a failure cannot be recovered from") if failing else None
+        own, lost_after_s = self._patience.own, self._patience.lost_after_s
+        away_s = now - (self._away_since or now)
+        if not gives_up(away_s, self._still_s(now), own=own, failure_known=failing, lost_after_s=lost_after_s):
+            return None
+        whose = "the job's own etcd" if own else "etcd"
+        why = ", and a failure waits to be recovered from" if failing else ""
+        return Ending(status=1, message=f"{whose} has not answered for {away_s:.0f} s{why}")
+
+    def suspended(self, now: float) -> None:
+        """Take that this unit has not run for a while: what it measures begins anew."""
+        self._away_since = now if self.away else None
+        self._moved_at = None
+
+    def _still_s(self, now: float) -> float:
+        at = () if self._words is None else tuple(map(self._words.progress, range(len(self._words))))
+        if self._moved_at is None or at != self._at:
+            self._moved_at, self._at = now, at
+        return now - self._moved_at
