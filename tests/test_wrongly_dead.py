@@ -16,19 +16,3 @@ def test_a_rank_that_was_stopped_and_replaced_leaves_when_it_goes_on(mpirun):
     done = job.finish(LIMIT_S)
     assert_right(done, 60)
     assert "rank 1 status" not in done.stdout
-
-
-def test_a_rank_that_is_cut_off_from_etcd_hears_over_mpi_that_it_is_dead(mpirun):
-    env = {"TASKGRAPH_RANKS_PER_HOST": "1", "TASKGRAPH_LEASE_S": "2"}
-    job = mpirun.start(PROGRAM, ranks=3, args=[90, 0.1, "1:5:cut"], env=env, ulfm=True)
-    keeper = int(job.wait_for_line(r"keeper (\d+)", LIMIT_S)[1])
-    try:
-        job.wait_for_line("its host fell silent", LIMIT_S)
-        gone = job.ranks()
-        job.wait_for_line("fenced|this rank leaves", LIMIT_S)
-    finally:
-        os.kill(keeper, signal.SIGCONT)
-    done = job.finish(LIMIT_S)
-    assert_right(done, 90)
-    assert gone
-    assert "rank 1 result" not in done.stdout

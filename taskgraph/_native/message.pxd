@@ -5,7 +5,7 @@ from numpy cimport ndarray
 
 cdef enum:
     EAGER_BYTES = 4000      # a message up to this size travels whole; a longer one as header, then payload
-    PIECEWISE_BYTES = 16384 # a payload up to this size travels in pieces of the former, the first with the header
+    PIECEWISE_BYTES = 16384  # a payload up to this size travels in pieces of the former, the first with the header
     MAX_FRAMES = 256        # most pieces that an object may be pickled into
     MAX_NDIM = 64
 

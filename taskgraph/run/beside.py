@@ -16,6 +16,7 @@ from taskgraph.backends.processes import Process
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.config import Config
+from taskgraph.errors import CoordinatorError
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
@@ -37,6 +38,8 @@ from taskgraph.run.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
+_TELLERS = 16
+"""How many ranks try to be the one that prints what no rank has said."""
 _LAST_WORD_S = 2.0
 """How long a process that is about to end waits until etcd knows why, in seconds."""
 
@@ -76,6 +79,7 @@ class Beside:
         observer: Observer,
     ) -> None:
         self._site = site
+        self._coordinator = coordinator
         self._directory = directory
         self._decision = decision
         self._observer = observer
@@ -129,15 +133,27 @@ class Beside:
     def _tell(self, ending: Ending) -> None:
         """Print what no rank has said. Once in the job; without etcd, once a host."""
         if self.sidecar.has_etcd:
-            dead = self._machine.tombstones
-            listed = (self._machine.newest or self._decision).live
-            if next((rank for rank in listed if rank not in dead), None) == self._site.rank:
-                self._observer.failed(ending)
-            return
+            with suppress(CoordinatorError):
+                if self._is_to_tell():
+                    self._observer.failed(ending)
+                return
         with suppress(OSError):
             flags = os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
             os.close(os.open(self._directory.path / "told", flags, 0o600))
             self._observer.failed(ending)
+
+    def _is_to_tell(self) -> bool:
+        """Settle in etcd who tells: the first rank that is not known to have died may have, as the job ends with it.
+
+        Raises
+        ------
+        CoordinatorError
+        """
+        dead = self._machine.tombstones
+        listed = [rank for rank in (self._machine.newest or self._decision).live if rank not in dead]
+        if self._site.rank not in listed[:_TELLERS]:
+            return False
+        return self._coordinator.write({"told": str(self._site.rank).encode()}, absent=("told",))
 
     def _leave_by_fault(self, error: Exception) -> None:
         log.error("this rank leaves, the others go on: %s: %s", type(error).__name__, error)

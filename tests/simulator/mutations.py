@@ -49,10 +49,6 @@ def _some_tasks(boundary: int, every: int, tasks: tuple[int, ...]) -> tuple[int,
     return tuple(task for task in tasks if boundary % (every + task % 2) == 0)
 
 
-def _newest_only(own: list[Any], safe: int, boundary: int) -> list[Any]:
-    return [slot for slot in own if slot.boundary == boundary]
-
-
 def _no_fence(own: int, message: int, sender_listed: bool) -> Fate:
     if message == own:
         return Fate.DELIVER
@@ -61,38 +57,39 @@ def _no_fence(own: int, message: int, sender_listed: bool) -> Fate:
 
 MUTATIONS = {
     "lineage": Mutation(
-        "snapshots of a history that was given up do not count", {lineage.is_valid: lambda b, w, history: True}, -1
+        "snapshots of a history that was given up do not count", {lineage.is_valid: lambda b, w, history: True}, 22
     ),
-    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, -1),
-    "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, -1),
-    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, -1),
-    "refill": Mutation("a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, -1),
-    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, -1),
-    "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, -1),
+    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 48),
+    "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
+    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
+    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 8),
+    "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
     "hook": Mutation(
         "committed goes on from what the snapshot records",
         {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
-        -1,
+        5,
     ),
-    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, -1),
+    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 81),
     "guard": Mutation(
-        "an error of a rank that is out of date is dropped", {records.must_be_current: lambda rank, generation: ()}, -1
+        "an error of a rank that is out of date is dropped",
+        {records.must_be_current: lambda rank, generation: ()},
+        6832,
     ),
     "fenced": Mutation(
-        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, -1
+        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 13
     ),
-    "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, -1),
-    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, -1),
-    "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, -1),
-    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, -1),
-    "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, -1),
+    "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
+    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
+    "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
+    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),
+    "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, 4040),
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
         {records.excluded_by_decision: lambda g: ()},
-        -1,
+        13334,
     ),
     "answer": Mutation(
-        "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, -1
+        "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16
     ),
 }
 
