@@ -222,7 +222,7 @@ class Epoch:
         """
 
     def close(self) -> None:
-        """Let go of every value and processor; channels refuse work from now on."""
+        """Let go of every value and processor; channels refuse work from now on. Any epoch may begin next."""
 
 def own_copy(value: _Value, codec: _Copies) -> _Value:
     """Copy a value for a task of the same process; nothing of it is shared afterwards."""

@@ -376,3 +376,4 @@ cdef class Epoch:
         self.tasks = []
         self.early = {}
         self.running = None
+        self.number = -1    # the next to begin may be an older one, and a value of it may come before

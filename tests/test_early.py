@@ -1,10 +1,12 @@
-"""What the root of the tree takes for the whole graph of an epoch."""
+"""What comes before its epoch has begun: declarations at the root of the tree, and values."""
 
 from __future__ import annotations
 
 import pickle
 
 from taskgraph._native.channel import Epoch as NativeEpoch
+from taskgraph._native.channel import InboundChannel, Processor
+from taskgraph.ids import ChannelId
 from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.plan.messages import Topic
@@ -27,3 +29,16 @@ def test_what_is_declared_before_the_root_has_composed_the_first_epoch_is_not_ta
     assert checked == []
     composing.finished(0)
     assert checked == [0]
+
+
+def test_a_value_of_an_older_epoch_that_is_about_to_be_run_again_is_kept_for_it():
+    got = []
+    epoch = NativeEpoch(Codec())
+    epoch.begin(3)
+    epoch.close()  # a failure: all go back to epoch 1, and another rank is there first
+    epoch.accept(7, 1, "early")
+    inbound = InboundChannel(epoch, ChannelId(0, 1, "x"), 7)
+    epoch.connect([[Processor(1, 0, lambda ins, outs: got.append(ins[0].get()), (inbound,), ())]])
+    epoch.begin(1)
+    epoch.run()
+    assert got == ["early"]
