@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def chaos(
     A run may end with the message that no copy of a task was left; such runs are counted apart. The status is 0 only
     if none was wrong, none hung, and none left anything behind.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the job is ended as well
     driver = Driver(command=command, timeout_s=timeout, keep=keep, environ=os.environ)
     try:
         check_command(command)
