@@ -64,6 +64,16 @@ def test_a_job_that_lost_a_rank_and_ends_in_an_outage_ends_when_etcd_is_back(mpi
     assert_right(job.finish(LIMIT_S), 20)
 
 
+def test_a_failure_that_etcd_does_not_come_back_for_ends_the_job_with_that_message(mpirun, users):
+    job = start(mpirun, users, 200, 0.05, "1:30:signal=9", ETCD_LOST_AFTER_S="2")
+    job.wait_for_line("epoch 5$", LIMIT_S)
+    users.kill()
+    done = job.finish(LIMIT_S)
+    assert done.stderr.count("and a failure waits to be recovered from (status 1)") == 1, done
+    assert "result" not in done.stdout
+    assert "status 0" not in done.stdout
+
+
 def test_a_job_goes_on_after_etcd_was_compacted_behind_its_back(mpirun, users):
     job = start(mpirun, users, 40, 0.05, "1:20:signal=9")
     job.wait_for_line("epoch 5$", LIMIT_S)
@@ -84,6 +94,24 @@ def compact(users: OwnEtcd) -> None:
     channel.call("KV.Compact", channel.rpc.CompactionRequest(revision=revision, physical=True))
     channel.close()
     hidden.stop()
+
+
+def test_a_job_whose_etcd_was_wiped_runs_through(mpirun, users):
+    job = start(mpirun, users, 40, 0.05)
+    job.wait_for_line("epoch 5$", LIMIT_S)
+    wipe(users)
+    job.wait_for_line("etcd is lost", LIMIT_S)
+    assert_right(job.finish(LIMIT_S), 40)
+
+
+def test_a_failure_after_etcd_was_wiped_ends_the_job_with_that_message(mpirun, users):
+    job = start(mpirun, users, 400, 0.05, "1:60:signal=9")
+    job.wait_for_line("epoch 5$", LIMIT_S)
+    wipe(users)
+    job.wait_for_line("etcd is lost", LIMIT_S)
+    done = job.finish(LIMIT_S)
+    assert done.stderr.count("a failure cannot be recovered from (status 1)") == 1, done
+    assert "result" not in done.stdout
 
 
 def wipe(users: OwnEtcd) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import os
@@ -12,10 +13,15 @@ import threading
 
 import pytest
 
+from taskgraph.plan.decision import start
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.layout import Layout
 from taskgraph.report import Progress, failure
 from taskgraph.report.pace import Pace
 from taskgraph.report.progress import BAR_EVERY_S, LINE_EVERY_S
+from taskgraph.report.recovery import recovery, survival
+from taskgraph.run.timeline import Recovered, Survived, Timeline
 
 
 class Clock:
@@ -243,3 +249,52 @@ def test_a_failure_that_nobody_explained_still_gives_its_status():
 
 def test_a_job_that_ends_well_has_nothing_to_say():
     assert failure(Ending(status=0)) == ""
+
+
+def before_and_after():
+    before = start({0: "n1", 1: "n1", 2: "n2"}, Layout(((0, 1), (1, 2), (2, 0))))
+    after = dataclasses.replace(
+        start({0: "n1", 2: "n2"}, Layout(((0, 2), (2, 0), (2, 0)))), generation=1, boundary=10, dead=(1,)
+    )
+    return before, after
+
+
+def test_a_recovery_is_one_line_that_says_who_why_who_takes_over_and_how_long_it_took():
+    before, after = before_and_after()
+    tombstone = Tombstone((1,), Evidence.PROCESS, "the keeper of host n1", "pid 7 killed by SIGSEGV", 100.0)
+    recovered = Recovered(
+        before=before, decision=after, tombstones=(tombstone,), known_s=0.0012, agreed_s=0.006, restored_s=0.0101
+    )
+    assert recovery(recovered) == (
+        "taskgraph: rank 1 on host n1 (task 1) lost, its process ended: pid 7 killed by SIGSEGV, says the keeper of "
+        "host n1; rank 2 takes over task 1; epoch 10 is run again by 2 ranks as generation 1, 10.1 ms after the death "
+        "(known 1.2, agreed 6.0)"
+    )
+
+
+def test_a_job_that_lost_ranks_sums_up_at_its_end():
+    assert survival(Survived(50, (2, 0), 2, 0.044)) == (
+        "taskgraph: 50 epochs, 2 failures survived (ranks 2 and 0 lost), 0.04 s of time lost"
+    )
+
+
+def test_phases_are_counted_from_the_death_and_the_loss_to_where_the_job_was_before():
+    before, after = before_and_after()
+    timeline = Timeline(0, before)
+    timeline.epoch(10, 99.5)
+    timeline.heard(Tombstone((1,), Evidence.PROCESS, "the keeper of host n1", at=100.0), 100.25)
+    recovered = timeline.resumed(after, agreed_at=100.5, now=101.0)
+    assert (recovered.known_s, recovered.agreed_s, recovered.restored_s) == (0.25, 0.5, 1.0)
+    assert timeline.epoch(10, 101.0) is None
+    complete = timeline.epoch(11, 103.0)
+    assert complete is not None
+    assert complete.committed_s == 3.0
+    assert timeline.survived(12) == Survived(12, (1,), 1, 1.5)
+
+
+def test_a_clock_that_goes_ahead_on_another_host_makes_no_phase_negative():
+    before, after = before_and_after()
+    timeline = Timeline(0, before)
+    timeline.heard(Tombstone((1,), Evidence.LEASE, "the keeper of host n2", at=999.0), 100.0)
+    recovered = timeline.resumed(after, agreed_at=100.0, now=100.5)
+    assert (recovered.known_s, recovered.agreed_s, recovered.restored_s) == (0.0, 0.0, 0.5)

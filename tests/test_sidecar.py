@@ -65,7 +65,7 @@ def test_the_ending_is_known_before_the_abort_words_are_set(bench: Bench, tmp_pa
     words = AbortWords.create(tmp_path / "words", 2)
     seen: list[int] = []
     sidecar = bench.sidecar(words=words)
-    sidecar._on_end = lambda ending: seen.append(words.get(1))
+    sidecar._end._on_end = lambda ending: seen.append(words.get(1))
     bench.main.write({"status": BROKEN.encode()})
     sidecar.turn(0)
     assert seen == [0]

@@ -16,3 +16,17 @@ def test_a_rank_that_was_stopped_and_replaced_leaves_when_it_goes_on(mpirun):
     done = job.finish(LIMIT_S)
     assert_right(done, 60)
     assert "rank 1 status" not in done.stdout
+
+
+def test_a_rank_that_is_cut_off_from_etcd_hears_over_mpi_that_it_is_dead(mpirun):
+    env = {"TASKGRAPH_RANKS_PER_HOST": "1", "TASKGRAPH_LEASE_S": "2"}
+    job = mpirun.start(PROGRAM, ranks=3, args=[90, 0.1, "1:5:cut"], env=env, ulfm=True)
+    keeper = int(job.wait_for_line(r"keeper (\d+)", LIMIT_S)[1])
+    try:
+        job.wait_for_line("its host fell silent", LIMIT_S)
+        job.wait_for_line("this rank leaves: its generation is over, says rank 0", LIMIT_S)
+    finally:
+        os.kill(keeper, signal.SIGCONT)
+    done = job.finish(LIMIT_S)
+    assert_right(done, 90)
+    assert "rank 1 status" not in done.stdout

@@ -7,7 +7,7 @@ Rule 2: every wait polls the abort word and every open receive, without the GIL.
 Rule 3: one thread, the one that initialised MPI.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol, final
 
 import numpy as np
@@ -73,6 +73,9 @@ class Wire(Pump):
 
     on_idle: Callable[[], None] | None
     """Called once, then forgotten, when a wait has lasted for `idle_s` seconds."""
+
+    urgent: Collection[int]
+    """Topics of control messages that are delivered whatever their generation."""
 
     @property
     def generation(self) -> Generation:

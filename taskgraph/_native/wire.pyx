@@ -162,6 +162,7 @@ cdef class Wire(Pump):
     cdef list later             # messages of later generations, in the order received
     cdef set gone               # ranks that MPI knows to have died
     cdef public object on_idle
+    cdef public object urgent
     cdef readonly uint32_t generation
     cdef int64_t spin_ns, doze_ns, idle_ns
     cdef dict peers
@@ -192,6 +193,7 @@ cdef class Wire(Pump):
         self.codec = codec
         self.handlers = handlers
         self.later = []
+        self.urgent = frozenset()
         self.gone = set()
         self.spin_ns = <int64_t>(spin_s * 1e9)
         self.doze_ns = <int64_t>(doze_s * 1e9)
@@ -652,8 +654,8 @@ cdef class Wire(Pump):
 
     cdef int sort(self, int source, uint32_t generation, int kind, bint more, uint64_t channel, uint64_t epoch,
                   object memory) except -1:
-        """Deliver a message of this generation, keep one of a later, drop one of an older."""
-        if generation == self.generation:
+        """Deliver a message of this generation, and what is urgent; keep one of a later, drop one of an older."""
+        if generation == self.generation or (kind == CONTROL and channel in self.urgent):
             if kind == COPY:
                 self.handlers.on_copy(source, memory)
             elif kind == CONTROL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
@@ -38,6 +38,8 @@ class Transport(Protocol):
 
     on_idle: Callable[[], None] | None
     """Called once, then forgotten, when a wait has lasted for some 20 ms."""
+    urgent: Collection[int]
+    """Topics of control messages that are delivered whatever their generation."""
 
     def peer(self, rank: Rank) -> Port:
         """Return the way to another rank, and be ready for what it sends. Idempotent."""

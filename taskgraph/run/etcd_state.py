@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
-from taskgraph.backends.words import AbortWords
+from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.outage import gives_up
+
+log = logging.getLogger(__name__)
 
 WIPED = "etcd has lost the keys of this run: it was wiped, or restored from an older state"
 
@@ -61,6 +64,12 @@ class EtcdState:
         if away != self.away:
             self._away_since = now if away else None
 
+    def lose(self, why: str) -> None:
+        """Take that etcd has nothing of this run any more: the job goes on without it, as far as it comes."""
+        if not self.wiped:
+            self.wiped = True
+            log.warning("etcd is lost, the job goes on without it to the next failure: %s", why)
+
     def give_up(self, now: float, failing: bool) -> Ending | None:
         """Return how the job has to end, if it has to.
 
@@ -74,20 +83,28 @@ class EtcdState:
         if self._patience is None or self.usable:
             self._moved_at = None
             return None
+        over = self._ended_by_another()
         if self.wiped:
-            return Ending(status=1, message=f"{WIPED}; a failure cannot be recovered from") if failing else None
+            told = Ending(status=1, message=f"{WIPED}; a failure cannot be recovered from")
+            return told if failing or over else None
         own, lost_after_s = self._patience.own, self._patience.lost_after_s
         away_s = now - (self._away_since or now)
-        if not gives_up(away_s, self._still_s(now), own=own, failure_known=failing, lost_after_s=lost_after_s):
+        if not over and not gives_up(
+            away_s, self._still_s(now), own=own, failure_known=failing, lost_after_s=lost_after_s
+        ):
             return None
         whose = "the job's own etcd" if own else "etcd"
-        why = ", and a failure waits to be recovered from" if failing else ""
+        why = ", and a failure waits to be recovered from" if failing or over else ""
         return Ending(status=1, message=f"{whose} has not answered for {away_s:.0f} s{why}")
 
     def suspended(self, now: float) -> None:
         """Take that this unit has not run for a while: what it measures begins anew."""
         self._away_since = now if self.away else None
         self._moved_at = None
+
+    def _ended_by_another(self) -> bool:
+        """Whether another unit of this host has given up: it may know of a failure that this one does not."""
+        return self._words is not None and len(self._words) > 0 and self._words.get(0) == OVER
 
     def _still_s(self, now: float) -> float:
         at = () if self._words is None else tuple(map(self._words.progress, range(len(self._words))))

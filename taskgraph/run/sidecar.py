@@ -14,30 +14,17 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 
 from taskgraph.backends.coordinator import Coordinator
+from taskgraph.backends.coordinator import Event as News
 from taskgraph.backends.words import OVER, AbortWords
-from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, TaskgraphError
+from taskgraph.errors import CoordinatorError, RunReplaced, RunWiped, TaskgraphError
 from taskgraph.ids import Epoch, Host, Rank
-from taskgraph.plan import lifecycle
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence
-from taskgraph.plan.lifecycle import (
-    Do,
-    EndAsked,
-    EtcdAway,
-    EtcdBack,
-    Event,
-    RunIsAbsent,
-    RunIsAnothers,
-    RunIsOurs,
-    State,
-    StatusSeen,
-    Unit,
-    UnitFailed,
-)
+from taskgraph.plan.lifecycle import EtcdAway, EtcdBack, Event, RunIsAnothers, Unit, UnitFailed
 from taskgraph.run.duties import Duty, Progress
-from taskgraph.run.end_request import EndRequest, refuse_all
-from taskgraph.run.etcd_state import WIPED, EtcdState, Patience
-from taskgraph.run.hearing import ending_of, hear, hosts_after
+from taskgraph.run.etcd_state import EtcdState, Patience
+from taskgraph.run.hearing import hear, hosts_after
+from taskgraph.run.job_end import JobEnd
 from taskgraph.run.recovery import Recovery
 from taskgraph.run.schedule import RETRY_S, Schedule
 
@@ -94,22 +81,18 @@ class Sidecar:
     ) -> None:
         self._coordinator = coordinator
         self._unit = unit
-        self._on_end = on_end
-        self._on_failure = on_failure
         self._words = words
         self._recovery = recovery
         self._on_fault = on_fault
         self._clock = clock
         self._ran_at = clock()
-        self._state = lifecycle.begin(unit)
         self._etcd = EtcdState(patience, words)
+        self._end = JobEnd(coordinator, self._etcd, unit, on_end, on_failure, words)
         self._epoch: Epoch | None = None
         self.root = unit.root
         """Whether it is this unit that writes down the job's progress."""
         own: list[Duty] = [Progress(lambda: self._epoch if self.root else None)] if unit.rank is not None else []
         self._schedule = Schedule([*duties, *own], clock)
-        self._asked: deque[EndRequest] = deque()
-        self._ruling: Ending | None = None
         self._calls: deque[Callable[[], None]] = deque()
         self._hosts: frozenset[Host] | None = None
         self._closing = threading.Event()
@@ -140,7 +123,7 @@ class Sidecar:
     @property
     def over(self) -> bool:
         """Whether an ending was delivered."""
-        return self._state is State.OVER
+        return self._end.over
 
     # What the main thread calls.
 
@@ -174,12 +157,11 @@ class Sidecar:
 
     def ask_end(self, ending: Ending, absent: Collection[str] = ()) -> Future[bool]:
         """Begin to end the job; the future has what `end` returns."""
-        request = EndRequest(ending, absent=tuple(absent))
-        self._asked.append(request)
+        answer = self._end.ask(ending, absent)
         if self._finished:  # nobody will look any more
-            refuse_all(self._asked, self._ruling)
+            self._end.refuse_all()
         self._coordinator.wake()
-        return request.answer
+        return answer
 
     def call(self, function: Callable[[], None]) -> None:
         """Let the sidecar's thread call a function, soon and in order. An exception of its ends the job."""
@@ -209,7 +191,7 @@ class Sidecar:
             if not self._closing.is_set():  # else the coordinator was closed under it
                 log.exception("%s failed", self._unit)
                 if not self._leave_by_fault(error):
-                    self._fail(error)
+                    self._end.fail(error)
         finally:
             self._finish()
 
@@ -241,49 +223,48 @@ class Sidecar:
         try:
             self._note_time()
             self._do_calls()
-            self._do_ends()
+            self._end.write()
             wait_s = self._schedule.turn(self._coordinator, self._has_etcd(), timeout_s)
-            if self._asked and not self._etcd.away:
+            if self._end.is_asked and not self._etcd.away:
                 wait_s = min(wait_s, RETRY_S)
             if (ending := self._etcd.give_up(self._clock(), self._failing)) is not None:
-                self._end_without_etcd(ending)
+                self._end.end_without_etcd(ending)
             if self._etcd.wiped:
                 self._closing.wait(wait_s)
                 return
-            events = self._coordinator.news(max(min(wait_s, self._recover()), 0.0))
-            self._note_time()
-            for news in events:
-                self._hosts = hosts_after(self._hosts, news)
-                for event in hear(news, self._unit.run):
-                    self._take(event)
-                if self._recovery is not None and self._state is not State.JOINING:
-                    self._recovery.hear(news)
+            self._take_in(self._coordinator.news(max(min(wait_s, self._recover()), 0.0)))
             self._recover()
             self._do_calls()
-            self._do_ends()
+            self._end.write()
         except RunWiped as error:
-            self._wiped(str(error))
+            self._etcd.lose(str(error))
         except RunReplaced as error:
             self._etcd.wiped = True
-            self._take(UnitFailed(Ending(status=1, message=str(error))))
+            self._end.take(UnitFailed(Ending(status=1, message=str(error))))
         if self.over and self._words is not None:
             self._words.set_all(OVER)  # again: see AbortWords.set
 
+    def _take_in(self, events: Sequence[News]) -> None:
+        """Take in what changed in etcd. Where the run is gone, nothing else means anything."""
+        self._note_time()
+        for news in events:
+            self._hosts = hosts_after(self._hosts, news)
+            for event in hear(news, self._unit.run):
+                self._take(event)
+        for news in events:
+            if self._recovery is not None and not self._end.joining and not self._etcd.wiped:
+                self._recovery.hear(news)
+
+    def _take(self, event: Event) -> None:
+        if isinstance(event, RunIsAnothers):
+            self._etcd.wiped = not self._end.joining
+        elif isinstance(event, EtcdAway | EtcdBack):
+            self._etcd.set_away(isinstance(event, EtcdAway), self._clock())
+        self._end.take(event)
+
     @property
     def _failing(self) -> bool:
-        return bool(self._asked) or (self._recovery is not None and self._recovery.pending)
-
-    def _end_without_etcd(self, ending: Ending) -> None:
-        """End the job on this host; if somebody has asked for an end in vain, so."""
-        if self._asked:
-            ending, self._asked[0].tried = self._asked[0].ending, True
-        self._take(UnitFailed(ending))
-
-    def _wiped(self, why: str) -> None:
-        """Take that etcd has nothing of this run any more: the job goes on without it, as far as it comes."""
-        if not self._etcd.wiped:
-            self._etcd.wiped = True
-            log.warning("etcd is lost, the job goes on without it to the next failure: %s", why)
+        return self._end.is_asked or (self._recovery is not None and self._recovery.pending)
 
     def _recover(self) -> float:
         """Do what failures ask for; return the seconds until they ask again."""
@@ -303,91 +284,10 @@ class Sidecar:
             try:
                 function()
             except Exception as error:
-                self._asked.append(self._own_request(error))
-
-    def _do_ends(self) -> None:
-        while self._asked and (self.over or not self._etcd.away):
-            request = self._asked[0]
-            try:
-                if self._etcd.wiped and not self.over:
-                    raise RunWiped(WIPED)
-                self._take(EndAsked(request.ending), request)
-            except CoordinatorUnreachable as error:
-                log.debug("the end of the job is still to be written: %s", error)
-                return
-            except RunWiped as error:
-                self._wiped(str(error))
-                request.answer.set_exception(error)
-            self._asked.popleft()
+                self._end.ask_by_error(error)
 
     def _has_etcd(self) -> bool:
-        return self._etcd.usable and self._state is not State.JOINING
-
-    def _take(self, event: Event, request: EndRequest | None = None) -> None:
-        was = self._state
-        if isinstance(event, RunIsAbsent) and was is State.RUNNING:
-            self._wiped(event.ending.message)
-            return
-        if isinstance(event, RunIsAnothers):
-            self._etcd.wiped = was is not State.JOINING
-        elif isinstance(event, EtcdAway | EtcdBack):
-            self._etcd.set_away(isinstance(event, EtcdAway), self._clock())
-        after, orders = lifecycle.step(was, event)
-        if Do.WRITE_STATUS in orders:
-            assert request is not None
-            self._write_status(request)  # may raise: then nothing has happened yet
-            return
-        self._state = after
-        for order in orders:
-            self._obey(order, event, request)
-
-    def _obey(self, order: Do, event: Event, request: EndRequest | None) -> None:
-        match order, event:
-            case Do.DELIVER, StatusSeen() | UnitFailed() | RunIsAbsent() | RunIsAnothers():
-                self._ruling = event.ending
-                log.info("the job is over: status %d %s", event.ending.status, event.ending.describe())
-                self._on_end(event.ending)
-            case Do.SET_WORDS, _:
-                if self._words is not None:
-                    self._words.set_all(OVER)
-            case Do.ANSWER_LOST, _:
-                assert request is not None
-                request.answer_after(self._ruling)
-            case Do.LOG_OUTAGE, EtcdAway(why):
-                log.warning("etcd is away, the job goes on without it: %s", why)
-            case Do.LOG_RETURN, _:
-                log.warning("etcd is back")
-
-    def _write_status(self, request: EndRequest) -> None:
-        value = request.ending.encode()
-        tried, request.tried = request.tried, True
-        won = self._coordinator.write({"status": value}, absent=("status", *request.absent))
-        there = value if won else self._coordinator.read("status").get("status")
-        self._take(RunIsOurs())  # else the write would have been refused
-        if there is not None:
-            self._take(StatusSeen(ending_of(there)))
-        request.answer.set_result(won or (tried and there == value))
-
-    def _fail(self, error: Exception) -> None:
-        request = self._own_request(error)
-        try:
-            if not self.over:
-                self._write_status(request)
-        except Exception as unwritten:
-            log.debug("the failure of %s cannot be written to etcd: %s", self._unit, unwritten)
-        try:
-            self._take(UnitFailed(request.ending))
-        except Exception:
-            log.exception("%s cannot deliver the end", self._unit)
-        request.tried = True  # told to nobody else, it is still what rules here
-        request.answer_after(self._ruling)
-
-    def _own_request(self, error: Exception) -> EndRequest:
-        """Make an error of this thread the end of the job; where it rules, tell who prints it."""
-        request = EndRequest(lifecycle.failure(self._unit, error))
-        if self._on_failure is not None:
-            request.if_it_rules(self._on_failure)
-        return request
+        return self._etcd.usable and not self._end.joining
 
     def _finish(self) -> None:
         """Do what is left, once; nothing of it may hold the end up."""
@@ -397,8 +297,8 @@ class Sidecar:
             self._finished = True
             try:
                 self._do_calls()
-                self._do_ends()
+                self._end.write()
             except Exception as error:
                 log.debug("%s leaves something undone: %s", self._unit, error)
             self._schedule.finish(self._coordinator, self._has_etcd())
-        refuse_all(self._asked, self._ruling)
+        self._end.refuse_all()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class LoopbackTransport(Pump):
         self._codec = codec
         self._handlers = handlers
         self.on_idle: Callable[[], None] | None = None
+        self.urgent: Collection[int] = ()
         self._protected: list[NDArray[Any]] = []
         self._borrowed: list[NDArray[Any]] = []
 
