@@ -118,8 +118,8 @@ class Beside:
 
     @property
     def has_lost(self) -> bool:
-        """Whether some rank is known to be dead."""
-        return bool(self._machine.tombstones) or self._recovery.pending
+        """Whether some rank is known to be dead, so that MPI_Finalize would wait for it."""
+        return bool(self._machine.tombstones) or self._recovery.has_accused
 
     def _accuse(self, index: int, detail: str, at: float) -> None:
         self.sidecar.accuse([self._site.local[index]], Evidence.PROCESS, detail, at)

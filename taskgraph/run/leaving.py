@@ -1,4 +1,4 @@
-"""How a process of the job ends where it must not go through MPI_Finalize: that may wait for ranks that never come."""
+"""How a process of the job ends: MPI_Finalize waits for all ranks, and for one that never comes it waits for ever."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from taskgraph.backends.launcher import mpi_files
+from taskgraph._native import parting
+from taskgraph.backends.launcher import launchers, mpi_files
+from taskgraph.backends.processes import Process, open_pidfd
+from taskgraph.run.hostdir import HostDir
+from taskgraph.run.roster import read_roster
+
+FINALIZE_S = 5
+"""How long MPI_Finalize may take once another rank of the host, or the launcher, has ended, in seconds."""
 
 
 def leave_now(status: int) -> NoReturn:
@@ -27,11 +34,33 @@ def leave_hard(status: int) -> int:
     """
 
     def leave() -> None:
-        for file in mpi_files(os.environ):
-            if file.path.startswith("/dev/shm/") and file.still_there():
-                with suppress(OSError):  # others of the job do the same
-                    os.unlink(file.path)
+        for path in _segments():
+            with suppress(OSError):  # others of the job do the same
+                os.unlink(path)
         leave_now(status)
 
     atexit.register(leave)
     return status
+
+
+def leave_through_mpi(status: int, directory: HostDir) -> int:
+    """Let this process end through MPI_Finalize when its program does, and return the status.
+
+    Another rank may leave without: it knows of a death that this one has not heard of, or it dies only now.
+    """
+    me = Process.current()
+    others = {entry.process for entry in read_roster(directory)} - {me} | set(launchers(me))
+    descriptors = [open_pidfd(process) for process in others]
+    parting.limit(
+        [descriptor for descriptor in descriptors if descriptor is not None and descriptor >= 0],
+        None in descriptors,
+        FINALIZE_S,
+        status,
+        [os.fsencode(path) for path in _segments()],
+    )
+    return status
+
+
+def _segments() -> list[str]:
+    """Return what MPI keeps in shared memory for this rank."""
+    return [file.path for file in mpi_files(os.environ) if file.path.startswith("/dev/shm/") and file.still_there()]

@@ -25,7 +25,7 @@ from taskgraph.run.blame import ending_of
 from taskgraph.run.control import JobEnded
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
-from taskgraph.run.leaving import leave_hard
+from taskgraph.run.leaving import leave_hard, leave_through_mpi
 from taskgraph.run.observer import Observer
 from taskgraph.run.probing import probe
 from taskgraph.run.rank_control import RankControl, tell_if_first
@@ -86,7 +86,7 @@ def _run(program: Program, observer: Observer, communicator: Intracomm, site: Si
     shared = Shared.open(directory)
     with Beside(config, site, directory, shared, coordinator, decision, observer) as beside:
         worker, control = _worker(program, observer, communicator, site, decision, beside, shared)
-        return _work(worker, control, beside)
+        return _work(worker, control, beside, directory)
 
 
 def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
@@ -136,7 +136,7 @@ def _worker(
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control
 
 
-def _work(worker: Worker, control: RankControl, beside: Beside) -> int:
+def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostDir) -> int:
     """Run the worker. After a loss, or a failure, see that the process ends without MPI_Finalize."""
     try:
         status = worker.run()
@@ -151,4 +151,4 @@ def _work(worker: Worker, control: RankControl, beside: Beside) -> int:
     if worker.generation > 0 or beside.has_lost:
         return leave_hard(status)
     worker.close()
-    return status
+    return leave_through_mpi(status, directory)

@@ -79,6 +79,8 @@ class Recovery:
         self._timers: list[tuple[float, Turn]] = []
         self._accused: deque[tuple[tuple[Rank, ...], Evidence, str, float]] = deque()
         self._held: list[Write] = []
+        self.has_accused = False
+        """Whether `accuse` was called: what was seen of a process is never taken back, unlike the silence of a host."""
         self._trust_at = -math.inf
         self._retry_at = 0.0
 
@@ -94,6 +96,7 @@ class Recovery:
 
     def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float | None = None) -> None:
         """Report ranks as dead, seen at `at` (seconds since 1970; None: now). From any thread; wake the sidecar."""
+        self.has_accused = True
         self._accused.append((tuple(ranks), evidence, detail, time.time() if at is None else at))
 
     def suspended(self) -> None:
