@@ -73,9 +73,15 @@ class Decision:
     by: str = ""
     live: tuple[Rank, ...] = field(init=False, repr=False, compare=False)
     """The live ranks, ascending."""
+    ranks_of: Mapping[Host, tuple[Rank, ...]] = field(init=False, repr=False, compare=False)
+    """By live host, in the order of their first ranks: its live ranks, ascending."""
 
     def __post_init__(self) -> None:
+        ranks_of: dict[Host, list[Rank]] = {}
+        for rank, host in self.host_of.items():
+            ranks_of.setdefault(host, []).append(rank)
         object.__setattr__(self, "live", tuple(self.host_of))
+        object.__setattr__(self, "ranks_of", {host: tuple(ranks) for host, ranks in ranks_of.items()})
 
     def hosts_of(self, task: TaskId) -> set[Host]:
         """Return the hosts of a task's replicas."""
@@ -83,14 +89,11 @@ class Decision:
 
     def encode(self) -> bytes:
         """Return the value of the key ``gen/<g>/decision``."""
-        hosts: dict[Host, list[Rank]] = {}
-        for rank, host in self.host_of.items():
-            hosts.setdefault(host, []).append(rank)
-        number = {host: at for at, host in enumerate(hosts)}
+        number = {host: at for at, host in enumerate(self.ranks_of)}
         return json.dumps(
             {
                 "generation": self.generation,
-                "hosts": hosts,
+                "hosts": self.ranks_of,
                 "layout": self.layout.replicas,
                 "boundary": self.boundary,
                 "holders": [sorted(number[host] for host in some) for some in self.holders],

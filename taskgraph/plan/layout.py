@@ -5,12 +5,12 @@ Replicas of one task go to different hosts as far as there are any, then to diff
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from taskgraph.config import Placement
 from taskgraph.ids import Host, Rank, TaskId
+from taskgraph.plan.load import Load
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +72,34 @@ def assign(num_tasks: int, hosts: Sequence[Host], backups: int, placement: Place
     if placement == "dedicated":
         workers = max(1, len(hosts) // (1 + backups))
     candidates = ranks if placement == "buddy" or workers == len(hosts) else ranks[workers:]
-    load: Counter[Rank] = Counter()
+    load = Load(candidates)
     replicas = []
     for task in range(num_tasks):
         # Neighbouring tasks lie close: blocks where a rank has several, spread out where it has less than one.
         primary = task * workers // num_tasks
-        backup_ranks = _backups(primary, candidates, hosts, backups, load)
-        load.update(backup_ranks)
-        replicas.append((primary, *backup_ranks))
+        chosen = _backups(primary, hosts, backups, load)
+        for rank in chosen:
+            load.add(rank)
+        replicas.append((primary, *chosen))
     return Layout(tuple(replicas))
 
 
-def _backups(
-    primary: Rank, candidates: Sequence[Rank], hosts: Sequence[Host], wanted: int, load: Counter[Rank]
-) -> tuple[Rank, ...]:
+def _backups(primary: Rank, hosts: Sequence[Host], wanted: int, load: Load) -> list[Rank]:
     """Pick the least loaded ranks, nearest after the primary, those of hosts not used yet first."""
     chosen: list[Rank] = []
     used = {hosts[primary]}
-    free = [rank for rank in candidates if rank != primary]
-    while free and len(chosen) < wanted:
-        best = min(free, key=lambda rank: (hosts[rank] in used, load[rank], (rank - primary) % len(hosts)))
-        free.remove(best)
+    while len(chosen) < wanted:
+        best = _best(primary, hosts, used, {primary, *chosen}, load)
+        if best is None:
+            break
         chosen.append(best)
         used.add(hosts[best])
-    return tuple(chosen)
+    return chosen
+
+
+def _best(primary: Rank, hosts: Sequence[Host], used: Set[Host], taken: Set[Rank], load: Load) -> Rank | None:
+    best = load.nearest(primary, hosts.__getitem__, used, taken)
+    if best is not None:
+        return best
+    free = (rank for rank in load.of if rank not in taken)
+    return min(free, key=lambda r: (hosts[r] in used, load.of[r], (r - primary) % len(hosts)), default=None)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence, Set
 from taskgraph.config import Placement
 from taskgraph.ids import Host, Rank
 from taskgraph.plan.layout import Layout
+from taskgraph.plan.load import Load
 
 
 def relocate(
@@ -43,12 +44,17 @@ def relocate(
         if primary not in replicas:
             load[primary] += 1
         primaries.append(primary)
-    working = frozenset(primaries)
+    working = frozenset(primaries) if placement == "dedicated" else frozenset()
+    idle = Load((rank for rank in host_of if rank not in working), load)
     after = []
     for replicas, primary in zip(before.replicas, primaries, strict=True):
         kept = _kept(replicas, primary, host_of)
-        if len(kept) <= backups:
-            kept += _filled(kept, host_of, backups + 1 - len(kept), load, working if placement == "dedicated" else ())
+        while len(kept) <= backups and len(kept) < len(host_of):
+            rank = _next_backup(kept, host_of, idle, load)
+            kept.append(rank)
+            load[rank] += 1
+            if rank in idle.of:
+                idle.add(rank)
         after.append(tuple(kept[: backups + 1]))
     return Layout(tuple(after))
 
@@ -75,19 +81,11 @@ def _kept(replicas: Sequence[Rank], primary: Rank, host_of: Mapping[Rank, Host])
     return kept
 
 
-def _filled(
-    kept: Sequence[Rank], host_of: Mapping[Rank, Host], wanted: int, load: Counter[Rank], avoided: Set[Rank] | tuple[()]
-) -> list[Rank]:
-    """Choose more backups: on hosts not used yet, then those that do not run tasks, then the least loaded."""
-    chosen: list[Rank] = []
+def _next_backup(kept: Sequence[Rank], host_of: Mapping[Rank, Host], idle: Load, load: Mapping[Rank, int]) -> Rank:
+    """Choose one more backup: on a host not used yet, then one that runs no tasks, then the least loaded."""
     used = {host_of[rank] for rank in kept}
-    free = [rank for rank in host_of if rank not in kept]
-    while free and len(chosen) < wanted:
-        best = min(
-            free, key=lambda rank: (host_of[rank] in used, rank in avoided, load[rank], (rank - kept[0]) % len(host_of))
-        )
-        free.remove(best)
-        chosen.append(best)
-        used.add(host_of[best])
-        load[best] += 1
-    return chosen
+    best = idle.nearest(kept[0], host_of.__getitem__, used, set(kept))
+    if best is not None:
+        return best
+    free = (rank for rank in host_of if rank not in kept)
+    return min(free, key=lambda r: (host_of[r] in used, r not in idle.of, load[r], r < kept[0], r))

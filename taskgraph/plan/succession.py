@@ -156,8 +156,10 @@ class Succession:
         if self._newest is not None and decision.generation <= self._newest.generation:
             return
         self._newest = decision
-        self._living = Counter(host for rank, host in decision.host_of.items() if rank not in self._dead)
-        self._missing = {rank for rank in decision.live if rank in self._dead}
+        self._missing = {rank for rank in self._dead if rank in decision.host_of}
+        self._living = Counter({host: len(ranks) for host, ranks in decision.ranks_of.items()})
+        self._living.subtract(decision.host_of[rank] for rank in self._missing)
+        self._living = +self._living
         self._frozen = max(self._frozen, decision.generation)
         acts.append(RaiseFloor(decision.generation))
         if self._unit.rank is None or self._unit.rank in decision.host_of:
@@ -202,13 +204,13 @@ class Succession:
             acts += [Transact(write) for write in self._accusations.left(self._dead, self._silent)]
         if self.over or self._left or self._newest is None:
             return
+        if self._missing:
+            self._freeze(self._newest.generation + 1, acts)
         own = self._unit.rank
         if own is not None and own in self._dead:
             self._left = True
             acts.append(LeaveDead(self._dead[own]))
-            return
-        if self._missing and self._unit.host in self._living:
-            self._freeze(self._newest.generation + 1, acts)
+        elif self._missing and self._unit.host in self._living:
             self._ask_turn(self._newest.generation + 1, acts)
 
     def _freeze(self, generation: Generation, acts: list[Act]) -> None:
@@ -216,7 +218,8 @@ class Succession:
             self._frozen = generation
             acts.append(RaiseFloor(generation))
             acts.append(Abort(generation))
-            self._take_turn(Turn(What.PUBLISH, generation), self._place_on_host(), acts)
+            if self._unit.host in self._living:  # else nobody counts on it, but its ranks must stop all the same
+                self._take_turn(Turn(What.PUBLISH, generation), self._place_on_host(), acts)
 
     def frozen(self, generation: Generation, state: HostState) -> Acts:
         """Publish what the host held when its floor had been raised to `generation`."""
@@ -242,15 +245,15 @@ class Succession:
     def _place(self) -> int:
         """Return this unit's place in the row of all: by host, and on a host as `_place_on_host`."""
         assert self._newest is not None
-        hosts = dict.fromkeys(host for rank, host in self._newest.host_of.items() if rank not in self._dead)
-        return list(hosts).index(self._unit.host) + self._place_on_host()
+        hosts = [host for host in self._newest.ranks_of if host in self._living]
+        return hosts.index(self._unit.host) + self._place_on_host()
 
     def _place_on_host(self) -> int:
         """Return the place in the row of the host: the keeper and the first rank begin."""
         assert self._newest is not None
         if self._unit.rank is None:
             return 0
-        mates = [rank for rank, host in self._newest.host_of.items() if host == self._unit.host]
+        mates = self._newest.ranks_of[self._unit.host]
         return sum(rank < self._unit.rank for rank in mates if rank not in self._dead)
 
     def _take_turn(self, turn: Turn, place: int, acts: list[Act]) -> None:
@@ -270,7 +273,7 @@ class Succession:
             return
         if turn.what is What.ACCUSE:
             if turn.host in self._silent and self._living[turn.host]:
-                ranks = [rank for rank, host in self._newest.host_of.items() if host == turn.host]
+                ranks = self._newest.ranks_of[turn.host]
                 writes = self._accusations.add(ranks, self._dead, Evidence.LEASE, f"host {turn.host}", 0.0, turn.host)
                 acts += [Transact(write) for write in writes]
         elif turn.generation != self._newest.generation + 1:
