@@ -95,9 +95,11 @@ class SlotPool:
         UsageError
             It needs more room than there is.
         """
-        if not self._free() and len(self.own) < KEPT:
+        free = self._free()
+        if not free and len(self.own) < KEPT:
             self._adopt()
-        free = self._free() or [self._add()]
+            free = self._free()
+        free = free or [self._add()]
         fitting = [index for index in free if self.own[index].file.layout.fits(lengths, pairs)]
         return fitting[0] if fitting else self._grow(free[0], lengths, pairs)
 

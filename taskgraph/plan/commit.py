@@ -10,7 +10,7 @@ Contributions and verdicts are tuples, not dataclasses: every epoch makes some o
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from taskgraph.errors import GraphError
@@ -59,16 +59,10 @@ class Contribution(NamedTuple):
         """Read a message of a child. Raises struct.error where it is none."""
         return cls(*_CONTRIBUTION.unpack(data))
 
-    def merged(self, other: Contribution) -> Contribution:
-        """Return what both say together."""
-        return Contribution(
-            self.epoch,
-            self.idle and other.idle,
-            self.last or other.last,
-            max(self.status, other.status),
-            min(self.safe, other.safe),
-            min(self.delivered, other.delivered),
-        )
+    def merged(self, others: Collection[Contribution]) -> Contribution:
+        """Return what all say together."""
+        _, idle, last, status, safe, delivered = zip(self, *others, strict=True)
+        return Contribution(self.epoch, all(idle), any(last), max(status), min(safe), min(delivered))
 
 
 class Verdict(NamedTuple):
@@ -154,11 +148,8 @@ class Reduction:
 
     def lowest(self, own: Level) -> Level:
         """Return how far all of the subtree have got."""
-        safe, delivered = own
-        for level in self._levels.values():
-            safe = min(safe, level.safe)
-            delivered = min(delivered, level.delivered)
-        return Level(safe, delivered)
+        safe, delivered = zip(own, *self._levels.values(), strict=True)
+        return Level(min(safe), min(delivered))
 
     def _complete(self, epoch: Epoch) -> Contribution | None:
         own, said = self._own, self._said.get(epoch, {})
@@ -166,10 +157,7 @@ class Reduction:
             return None
         self._own = None
         self._said.pop(epoch, None)
-        whole = own
-        for contribution in said.values():
-            whole = whole.merged(contribution)
-        return whole
+        return own.merged(said.values())
 
 
 def verdict(whole: Contribution, epochs: int | None) -> Verdict:

@@ -102,13 +102,14 @@ class Member:
         Parameters
         ----------
         history
-            The resume boundaries of all generations up to this one.
+            The resume boundaries of all generations up to this one; later ones do not count.
         held
             The whole snapshots on this host.
         """
         self.decision, self.generation = decision, decision.generation
         self.boundary = decision.boundary
         self.phase = Phase.RESTORING
+        history = {generation: at for generation, at in history.items() if generation <= decision.generation}
         self._snapshots = Snapshots(decision, self._rank, self._host, held, history)
         self._tasks = self._snapshots.tasks
         self._standing = Standing(decision, self._rank, self._snapshots, self._epochs, self._every)
@@ -169,7 +170,7 @@ class Member:
         snapshots, standing = self._snapshots, self._standing
         if not self._contributed and not snapshots.can_begin:
             self._contribute(orders)
-        if snapshots.can_begin:
+        if snapshots.are_pending and snapshots.can_begin:
             orders.append(self._snapshot())
             self.phase = Phase.SAVING
         elif standing.committed < self.boundary or snapshots.are_pending:
@@ -189,7 +190,6 @@ class Member:
         slots = self._snapshots.begin(self.generation, end)
         return Snapshot(self.boundary, slots, tuple(self._delivery.upto(slot.task) for slot in slots))
 
-    @property
     def _level(self) -> Level:
         if not self._tasks:
             return Level(UNBOUNDED, UNBOUNDED)
@@ -198,7 +198,7 @@ class Member:
     def _contribute(self, orders: list[Order]) -> None:
         self._contributed = True
         asked = self._asked != NO_END
-        safe, delivered = self._level
+        safe, delivered = self._level()
         own = Contribution(self.boundary - 1, self._idle, asked, max(self._asked, 0), safe, delivered)
         self._standing.contribute(own, orders)
 

@@ -6,6 +6,8 @@ generation, when slots are short, and at the end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from taskgraph.ids import Epoch, Rank
 from taskgraph.plan import adoption, grid
 from taskgraph.plan.commit import Contribution, Level, Verdict, verdict
@@ -63,7 +65,9 @@ class Standing:
         if whole is not None:
             self.decided(verdict(whole, self._epochs), orders)
 
-    def contributed(self, source: Rank, contribution: Contribution, own: Level, orders: list[Order]) -> bool:
+    def contributed(
+        self, source: Rank, contribution: Contribution, own: Callable[[], Level], orders: list[Order]
+    ) -> bool:
         """Take that a child's subtree has finished an epoch; return whether that was passed on."""
         before = len(orders)
         whole = self.tree.contributed(source, contribution, own, orders)
@@ -92,11 +96,13 @@ class Standing:
 
     # ---- between epochs ----
 
-    def say_level(self, own: Level, reached: Epoch, orders: list[Order]) -> None:
+    def say_level(self, own: Callable[[], Level], reached: Epoch, orders: list[Order]) -> None:
         """Pass on how far state is kept, where somebody may be waiting for it.
 
         Parameters
         ----------
+        own
+            How far this rank has got; asked only where it is said, for most contributions pass with nobody waiting.
         reached
             The newest boundary that this rank has reached.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from taskgraph.ids import Rank
 from taskgraph.plan.commit import NOWHERE, Contribution, Level, Reduction
 from taskgraph.plan.decision import Decision
@@ -50,14 +52,14 @@ class Tree:
         return None if whole is None else self._pass_up(whole, orders)
 
     def contributed(
-        self, source: Rank, contribution: Contribution, own: Level, orders: list[Order]
+        self, source: Rank, contribution: Contribution, own: Callable[[], Level], orders: list[Order]
     ) -> Contribution | None:
         """Add what a child says of an epoch. Returns what all say, at the root, once they have."""
         whole = self._reduction.child(source, contribution)
         if whole is None:
             return None
-        level = self._reduction.lowest(own)  # copies may have arrived since the others contributed
-        return self._pass_up(whole._replace(safe=level.safe, delivered=level.delivered), orders)
+        level = self._reduction.lowest(own())  # copies may have arrived since the others contributed
+        return self._pass_up(Contribution(*whole[:4], *level), orders)
 
     def _pass_up(self, whole: Contribution, orders: list[Order]) -> Contribution | None:
         if self.is_root:
@@ -70,9 +72,9 @@ class Tree:
         """Note how far the subtree of a child has got."""
         self._reduction.level(source, level)
 
-    def say_level(self, own: Level, orders: list[Order]) -> Level:
+    def say_level(self, own: Callable[[], Level], orders: list[Order]) -> Level:
         """Pass on how far the subtree has got, if that is news. Returns how far."""
-        level = self._reduction.lowest(own)
+        level = self._reduction.lowest(own())
         if not self.is_root and (level.safe > self._said.safe or level.delivered > self._said.delivered):
             self._said = level
             self.up(Topic.LEVEL_UP, level.encode(), orders)

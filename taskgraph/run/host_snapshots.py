@@ -42,7 +42,7 @@ class HostSnapshots:
         self._taken: dict[tuple[TaskId, Epoch, Generation], Snapshot] = {}
         self._resumed: dict[TaskId, Slot] = {}
         self._generation: Generation = 0
-        self._history: History = {}
+        self._lineage: tuple[tuple[Generation, Epoch], ...] = ()
 
     @property
     def floor(self) -> Generation:
@@ -62,7 +62,8 @@ class HostSnapshots:
 
     def adopt(self, generation: Generation, history: History) -> None:
         """Enter a generation, and free what its history makes invalid."""
-        self._generation, self._history = generation, history
+        self._generation = generation
+        self._lineage = tuple(sorted(history.items()))
         self._resumed.clear()
         self._taken.clear()
         self._slots.raise_floor(generation)
@@ -80,7 +81,7 @@ class HostSnapshots:
                 slot.generation,
                 parts(replica),
                 note=_note(delivered, slot.end),
-                history=tuple(sorted(self._history.items())),
+                history=self._lineage,
                 base=self._resumed.pop(slot.task, None),
             )
             if isinstance(taken, Refusal):
