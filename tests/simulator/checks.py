@@ -182,6 +182,10 @@ class Checks:
             self.bad("a job that could start again is lost")
         if self._all_were_held(live):
             self.bad("a job is lost though a cut was held", str(self._safe))
+        stamps = [slot.stamp for host in self._world.hosts if host.up and host.name in live for slot in host.whole()]
+        held = {s.task for s in stamps if s.boundary >= self._safe and self._is_true(s.boundary, s.generation)}
+        if len(held) == self._plan.tasks:
+            self.bad("a job is lost though every task is held", str(sorted(stamps)))
 
     # ---- generations ----
 
@@ -256,6 +260,8 @@ class Checks:
         self._safe = known.safe
         self._world.log("boundary %d is safe (rank %d, generation %d)", known.safe, rank.number, known.generation)
         self._world.happens(Moment.SAFE, rank)
+        if known.safe == self.decisions[0].first:
+            return  # of what lies before nothing is ever committed, and `init` may make it again
         for task in range(self._plan.tasks):
             stamps = [w for _, w in self._completed[task, known.safe] if self._is_true(known.safe, w)]
             if not stamps:
@@ -321,6 +327,8 @@ class Checks:
             self.bad("it hangs", str(state))
         if world.stats["WIPE"] or (self._ending is not None and self._ending.message):
             return
+        if self._left_ok and self._plan.mismatch_at >= 0:
+            self.bad("a job whose graph does not fit ends well")
         if not self._left_ok:
             if any(rank.left is not None and rank.up for rank in world.ranks):
                 self._check_nobody()

@@ -17,6 +17,7 @@ from taskgraph.plan.lineage import is_valid
 from taskgraph.plan.member import Phase
 from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
 from taskgraph.plan.succession import Over
+from tests.simulator.graphs import Graphs
 from tests.simulator.parts import Rank, Slot
 from tests.simulator.schedules import Moment
 
@@ -32,6 +33,11 @@ class Message(NamedTuple):
     kind: str
     body: Any
     rendezvous: bool = False
+
+
+def told(message: Message, own: int, tag_bits: int) -> int:
+    """Return the generation of a message, as its receiver tells it: by the header, since the tag has but a few bits."""
+    return message.generation
 
 
 class Value(NamedTuple):
@@ -87,6 +93,9 @@ class MainThreads:
         world.checks.adopted(rank, decision)
         held = [slot.stamp for slot in rank.host.whole()]
         rank.orders.extend(rank.member.adopt(decision, history, held))
+        if self._world.schedule.mismatch_at >= 0:
+            rank.graphs = rank.graphs or Graphs(world, rank)
+            rank.graphs.adopt(decision)
         early, rank.stash = rank.stash, []
         rank.inbox.extendleft(reversed(early))
         world.log("rank %d adopts generation %d at boundary %d", rank.number, decision.generation, decision.boundary)
@@ -171,7 +180,7 @@ class MainThreads:
         def done(rank: Rank) -> None:
             if fence.may_act(generation, host.floor):
                 for slot in slots:
-                    slot.whole = True
+                    slot.whole = host.changed = True
                     self._world.checks.completed(rank, slot)
                 then(rank)
             else:
@@ -194,9 +203,11 @@ class MainThreads:
         host = rank.host
         host.known = max(host.known, order.known)
         self._world.checks.recorded(rank, order.known)
-        for key, slot in list(host.slots.items()):
-            if slot.whole and slot.stamp.boundary < order.known.safe:
-                del host.slots[key]
+        if order.known.safe > host.freed_below or host.changed:
+            host.changed, host.freed_below = False, order.known.safe
+            for key, slot in list(host.slots.items()):
+                if slot.whole and slot.stamp.boundary < order.known.safe:
+                    del host.slots[key]
         self._world.happens(Moment.COMMIT, rank)
 
     def _committed(self, rank: Rank, order: orders.Committed) -> None:
@@ -275,7 +286,7 @@ class MainThreads:
             rank.orders.extend(member.receive(message.source, *message.body))
             return
         listed = member.decision is not None and message.source in member.decision.host_of
-        match fate(member.generation, message.generation, listed):
+        match fate(member.generation, told(message, member.generation, self._world.schedule.tag_bits), listed):
             case Fate.DELIVER:
                 self._deliver(rank, message)
             case Fate.KEEP:
@@ -294,6 +305,9 @@ class MainThreads:
             if value is None:
                 return
             rank.values[value.epoch, value.task, value.source] = value
+        elif message.kind == "compose":
+            assert rank.graphs is not None
+            rank.graphs.receive(message.source, message.body)
         elif message.kind == "copy":
             self._copy(rank, message)
         else:
@@ -357,6 +371,8 @@ class MainThreads:
         mine = layout.primaries_of(rank.number)
         if not rank.sent:
             rank.sent = True
+            if rank.graphs is not None:
+                rank.graphs.compose(epoch)
             for task in mine:
                 for other in self.neighbours(task):
                     value = Value(epoch, other, task, rank.state[task])
@@ -367,6 +383,8 @@ class MainThreads:
                         self.send(rank, to, "value", value)
         if not all((epoch, task, other) in rank.values for task in mine for other in self.neighbours(task)):
             return False
+        if 1 in mine and 0 <= self._world.schedule.mismatch_at <= epoch:
+            return False  # it waits for the value that nobody sends
         self._compute(rank, mine, epoch)
         return True
 

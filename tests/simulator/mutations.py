@@ -23,7 +23,9 @@ from taskgraph.plan import (
     resume,
     succession,
 )
+from taskgraph.plan.holdings import Held
 from taskgraph.plan.messages import Fate
+from tests.simulator import main_thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,14 @@ def _some_tasks(boundary: int, every: int, tasks: tuple[int, ...]) -> tuple[int,
     return tuple(task for task in tasks if boundary % (every + task % 2) == 0)
 
 
+def _by_tag(message: main_thread.Message, own: int, tag_bits: int) -> int:
+    return own if (message.generation - own) % 2**tag_bits == 0 else message.generation
+
+
+def _newest_only(own: list[Held], safe: int, boundary: int) -> list[Held]:
+    return [slot for slot in own if slot.boundary == boundary]
+
+
 def _no_fence(own: int, message: int, sender_listed: bool) -> Fate:
     if message == own:
         return Fate.DELIVER
@@ -62,6 +72,9 @@ MUTATIONS = {
     "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 48),
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
     "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
+    "refill": Mutation(
+        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 27670
+    ),
     "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 8),
     "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
     "hook": Mutation(
@@ -76,17 +89,18 @@ MUTATIONS = {
         6832,
     ),
     "fenced": Mutation(
-        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 13
+        "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 75
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
     "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
+    "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),
     "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, 4040),
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
         {records.excluded_by_decision: lambda g: ()},
-        13334,
+        35751,
     ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16

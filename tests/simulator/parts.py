@@ -37,6 +37,8 @@ class Host:
     ranks: list[Rank] = field(default_factory=list)
     cut_until: float = 0.0
     leased: bool = True
+    changed: bool = False
+    freed_below: int = -1
 
     def whole(self) -> list[Slot]:
         return [slot for slot in self.slots.values() if slot.whole]
@@ -67,6 +69,7 @@ class Rank:
     exits: set[int] = field(default_factory=set)
     unit: UnitState | None = None
     failing: bool = False
+    graphs: Any = None
     unusable: Held | None = None
 
     @property

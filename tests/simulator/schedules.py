@@ -110,6 +110,7 @@ class Schedule:
             f"backups={self.backups}, placement={self.placement}, {self.epochs} epochs"
             f"{' by shutdown' if self.by_shutdown else ''}, protect_every={self.every}"
             f"{', not deterministic' if self.nondeterministic else ''}{', holding the GIL' if self.holds_gil else ''}"
+            f"{f', a graph that does not fit from epoch {self.mismatch_at}' if self.mismatch_at >= 0 else ''}"
         )
         return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
 
@@ -150,6 +151,8 @@ def schedule(seed: int) -> Schedule:
         faults += _theme(rng, plan)
     elif rng.random() < 0.03:
         return _borrowing(rng, plan)
+    elif rng.random() < 0.03:
+        return _refilling(rng, plan)
     return replace(plan, faults=tuple(faults))
 
 
@@ -179,6 +182,20 @@ def _theme(rng: random.Random, plan: Schedule) -> list[Fault]:
                 Fault(Kind.KILL_RANK, Moment.OVER, rng.randint(1, 3), rng.randrange(plan.ranks)),
                 Fault(Kind.CUT, Moment.PUBLISH, rng.randint(1, 3), -1, rng.uniform(32.0, 60.0)),
             ]
+
+
+def _refilling(rng: random.Random, plan: Schedule) -> Schedule:
+    """Return one where a task is left to a new holder, and another to an old one that lacks the newest snapshot."""
+    plan = replace(plan, hosts=5, ranks_per_host=1, tasks=2, backups=1, every=1, epochs=8, late=0.0)
+    plan = replace(plan, placement="buddy", stateless=frozenset())
+    at, task = rng.randint(1, 6), rng.randrange(2)
+    backup = plan.hosts * task // 2 + 1
+    faults = (
+        Fault(Kind.KILL_HOST, Moment.SNAPSHOT, rng.randint(3, 12), backup),
+        Fault(Kind.KILL_HOST, Moment.REFILLED, at),
+        Fault(Kind.KILL_PRIMARY, Moment.REFILLED, at, 1 - task),
+    )
+    return replace(plan, faults=faults)
 
 
 def _timed(rng: random.Random, plan: Schedule) -> Fault:
