@@ -281,6 +281,31 @@ cdef class SlotTable:
             if swap(word, now, word_of(fence_of(now), cycle, _FREE)):
                 return 0
 
+    def free_below(self, int64_t boundary, uint64_t generation, int64_t task=-1):
+        """Free every whole snapshot of a boundary below this one, of all tasks or one.
+
+        Return 0, or FENCED where the generation is over; some may have been freed by then.
+        """
+        cdef int i
+        cdef uint64_t now, cycle
+        cdef int64_t at
+        cdef uint64_t* word
+        for i in range(<int>self.used()):
+            word = self.line(i)
+            while True:
+                now = load(word)
+                at = <int64_t>load(word + BOUNDARY)
+                if state_of(now) != _WHOLE or at >= boundary or (task >= 0 and <int64_t>load(word + TASK) != task):
+                    break
+                cycle = cycle_of(now)
+                if load(word + CHECK) != self.stamp_check(word, cycle):
+                    break                                 # it changes this moment, or is damaged
+                if fence_of(now) > generation:
+                    return FENCED
+                if swap(word, now, word_of(fence_of(now), cycle, _FREE)):
+                    break
+        return 0
+
     def is_whole(self, int index, uint64_t cycle):
         """Tell whether what was read since the cycle was looked up is all of that snapshot (rule 5)."""
         fence()

@@ -95,6 +95,8 @@ class Layout:
 
     def fits(self, lengths: Sequence[int], pairs: int) -> bool:
         """Whether a snapshot of these lengths, with so many pairs of history, has room."""
+        if tuple(lengths) == self.rooms:
+            return pairs <= self.history_room
         return pairs <= self.history_room and all(n <= room for n, room in zip(lengths, self.rooms, strict=True))
 
 

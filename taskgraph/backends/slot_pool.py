@@ -6,7 +6,7 @@ a process that is gone, or of a pool that was closed, is taken over, with its me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from taskgraph._native import slots as native
@@ -95,16 +95,20 @@ class SlotPool:
         UsageError
             It needs more room than there is.
         """
-        free = self._free()
-        if not free and len(self.own) < KEPT:
+        free = next(self._free(), None)
+        if free is None and len(self.own) < KEPT:
             self._adopt()
-            free = self._free()
-        free = free or [self._add()]
-        fitting = [index for index in free if self.own[index].file.layout.fits(lengths, pairs)]
-        return fitting[0] if fitting else self._grow(free[0], lengths, pairs)
+            free = next(self._free(), None)
+        if free is None:
+            free = self._add()
+        if self.own[free].file.layout.fits(lengths, pairs):
+            return free
+        fitting = (index for index in self._free() if self.own[index].file.layout.fits(lengths, pairs))
+        found = next(fitting, None)
+        return self._grow(free, lengths, pairs) if found is None else found
 
-    def _free(self) -> list[int]:
-        return [index for index in self.own if self._table.look(index)[0] in (native.FREE, native.REFUSED)]
+    def _free(self) -> Iterator[int]:
+        return (index for index in self.own if self._table.look(index)[0] in (native.FREE, native.REFUSED))
 
     def _grow(self, index: int, lengths: Sequence[int], pairs: int) -> int:
         """Replace the file of a free slot by a larger one, with some room to grow further."""

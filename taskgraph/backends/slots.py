@@ -197,10 +197,8 @@ class SlotDir:
 
     def free_below(self, boundary: Epoch, generation: Generation, task: TaskId | None = None) -> Refusal | None:
         """Free what a commit that was received made unnecessary: all below its safe boundary. None or FENCED."""
-        for index, cycle, _, at, _ in self.table.whole(-1 if task is None else task):
-            if at < boundary and self.table.free(index, cycle, generation) == native.FENCED:
-                return Refusal.FENCED
-        return None
+        fenced = self.table.free_below(boundary, generation, -1 if task is None else task) == native.FENCED
+        return Refusal.FENCED if fenced else None
 
     def reclaim(self, keep: Collection[TaskId] = ()) -> int:
         """Give back the memory of slots that hold nothing and that nobody will write to again; return how many.
