@@ -71,9 +71,9 @@ MUTATIONS = {
     ),
     "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 48),
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
-    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
+    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 2),
     "refill": Mutation(
-        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 27670
+        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 5165
     ),
     "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 8),
     "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
@@ -82,17 +82,17 @@ MUTATIONS = {
         {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
         5,
     ),
-    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 81),
+    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 12),
     "guard": Mutation(
         "an error of a rank that is out of date is dropped",
         {records.must_be_current: lambda rank, generation: ()},
-        6832,
+        319,
     ),
     "fenced": Mutation(
         "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 75
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
-    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
+    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2858),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),
