@@ -22,7 +22,8 @@ from mpi import Mpi, NoMpi, find_mpi  # noqa: E402 - it is buildsystem/mpi.py
 NATIVE = Path("taskgraph/_native")
 RECORD = "built_with.json"
 MPI_DECLARATION = re.compile(
-    r"""\bfrom\s+["']mpi\.h["']|^\s*(from\s+mpi4py\b.*\bcimport|cimport\s+mpi4py)\b""", re.MULTILINE
+    r"""\bfrom\s+["']mpi\.h["']|^\s*(from\s+mpi4py\b.*\bcimport|cimport\s+mpi4py|from\s+\S+\.mpih\s+cimport)\b""",
+    re.MULTILINE,
 )
 DIRECTIVES = {
     "language_level": 3,

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from typing import Any, Protocol, final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from taskgraph._native.channel import Epoch, Port, Pump
+from taskgraph._native.channel import Epoch
+from taskgraph._native.sender import Peer, Sender
 from taskgraph.ids import Generation, Rank
 
 class _Codec(Protocol):
@@ -33,19 +33,7 @@ class _Handlers(Protocol):
     def on_lost(self) -> Callable[[Rank], object]: ...
 
 @final
-class Arriving:
-    """A large message whose payload is on its way into its memory."""
-
-@final
-class Peer(Port):
-    """The way to one rank."""
-
-    @property
-    def rank(self) -> Rank:
-        """The rank at the other end."""
-
-@final
-class Wire(Pump):
+class Wire(Sender):
     """The point-to-point connections of one rank.
 
     Parameters
@@ -77,10 +65,6 @@ class Wire(Pump):
     urgent: Collection[int]
     """Topics of control messages that are delivered whatever their generation."""
 
-    @property
-    def generation(self) -> Generation:
-        """What every message sent carries. Only messages of the same are delivered."""
-
     def __init__(
         self,
         comm: int,
@@ -94,18 +78,6 @@ class Wire(Pump):
     ) -> None: ...
     def peer(self, rank: Rank) -> Peer:
         """Return the way to `rank`, opening the receive for what it sends. Idempotent."""
-
-    def protect(self, array: NDArray[Any]) -> None:
-        """Copy, instead of borrowing, what lies in the memory of this array. Keeps the array."""
-
-    def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> None:
-        """Send bytes to the worker on another rank. They are copied, and arrive in the order of the calls.
-
-        That is why long ones travel in several eager messages: a payload may come in after the next message.
-        """
-
-    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
-        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
 
     def finish_sends(self) -> None:
         """Wait, still serving what comes in, until every array put in this epoch has left; give back what was borrowed.
