@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 import taskgraph as tg
 from taskgraph.plan.faults import Draw, Fault, draw, expand, parse
-from taskgraph.testing import exit_at, kill_at, kill_host, raise_at, stop_at
+from taskgraph.testing import exit_at, kill_at, kill_host, kill_keeper, raise_at, stop_at
 from taskgraph.testing.proofs import Verdict, judge, read
 from taskgraph.trace import PHASES, POINTS
 from tests.jobs import job_of
@@ -174,6 +175,17 @@ def test_a_fault_takes_whom_it_names_and_the_result_is_that_of_a_run_without(
     proof, done = run(mpirun, tmp_path / "proof", *some, hosts=hosts)
     assert [text for text, _ in proof.hits] == [str(fault) for fault in some], done
     assert len(proof.ends) == alive, done
+    assert judge(without, proof) == (Verdict.RIGHT, ""), done
+
+
+def test_a_fault_hits_once_however_often_its_epoch_is_run(mpirun, tmp_path, without):
+    proof, done = run(
+        mpirun, tmp_path / "proof", kill_keeper(rank=0, epoch=5), kill_at(3, 5, "send"), kill_at(2, 5, "recovery.left")
+    )
+    lines = [json.loads(line) for path in (tmp_path / "proof").iterdir() for line in path.read_text().splitlines()]
+    assert sorted(line["fault"].split()[0] for line in lines if line["event"] == "fault") == [
+        "kill", "kill", "kill-keeper",
+    ], done  # fmt: skip
     assert judge(without, proof) == (Verdict.RIGHT, ""), done
 
 

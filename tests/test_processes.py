@@ -124,6 +124,17 @@ def test_a_process_that_was_removed_is_told_no_more(child: subprocess.Popen[byte
     assert watch.wait(0) == []
 
 
+def test_a_process_that_was_gone_when_it_was_added_and_then_removed_is_told_no_more(
+    child: subprocess.Popen[bytes], watch: Watch
+) -> None:
+    process = named(child)
+    child.kill()
+    child.wait()
+    watch.add(process)
+    watch.remove(process)
+    assert watch.wait(0) == []
+
+
 def test_wake_ends_a_wait_from_another_thread_and_before_it(watch: Watch) -> None:
     watch.wake()
     assert watch.wait(LIMIT_S) == []

@@ -223,8 +223,9 @@ class Watch:
         self._poll.register(descriptor, select.POLLIN)
 
     def remove(self, process: Process) -> None:
-        """Stop watching a process."""
+        """Stop watching a process; if it is gone and nobody was told, nobody will be."""
         self._polled.discard(process)
+        self._gone = [gone for gone in self._gone if gone != process]
         for descriptor in [d for d, watched in self._descriptors.items() if watched == process]:
             self._forget(descriptor)
 

@@ -82,7 +82,7 @@ class Mates:
         self._watch.add(mate.process)
         ended = False
         while not (ended or self._closing.is_set() or mate.index in self._passed_over):
-            ended = bool(self._watch.wait(60.0))
+            ended = mate.process in self._watch.wait(60.0)
         self._watch.remove(mate.process)
         if ended and not self._has_left(mate.index):
             observed.condition()
