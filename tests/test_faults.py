@@ -189,6 +189,13 @@ def test_a_fault_hits_once_however_often_its_epoch_is_run(mpirun, tmp_path, with
     assert judge(without, proof) == (Verdict.RIGHT, ""), done
 
 
+def test_nothing_is_left_where_the_keeper_is_killed_as_the_ranks_leave(mpirun, tmp_path, without):
+    fault = kill_keeper(rank=0, epoch=11, phase="commit.ending", nth=4)  # thrice it said "over"; this is "leave"
+    proof, done = run(mpirun, tmp_path / "proof", fault)
+    assert [text for text, _ in proof.hits] == [str(fault)], done
+    assert judge(without, proof) == (Verdict.RIGHT, ""), done  # the fixture sees to what is left
+
+
 def test_an_exception_in_the_place_of_user_code_ends_the_job_and_is_named(mpirun, tmp_path):
     proof, done = run(mpirun, tmp_path / "proof", raise_at(2, 3))
     assert "InjectedError: injected at compute.begin in epoch 3" in done.stderr

@@ -108,8 +108,12 @@ class KeeperGuard:
         return self.EVERY_S / 5
 
     def finish(self, coordinator: Coordinator) -> None:
-        """Watch it no longer."""
+        """Watch it no longer; where it is dead at this moment, start one for what is to be done after the ranks."""
         self._release()
+        keeper = read_process(self._directory.keeper)
+        if keeper is not None and not alive(keeper) and self._directory.exists():
+            self._start(0.0)
+            self._release()
 
     def _start(self, now: float) -> None:
         try:

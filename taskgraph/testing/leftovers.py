@@ -113,6 +113,7 @@ def abandoned(marker: str, before: frozenset[str], known: Collection[str] = ()) 
     if not new:
         return []
     ours = {one.pid for one in processes(marker)}
+    ours.add(os.getpid())  # which looks into files, and is no job
     others = [one for one in _everyone() if one.pid not in ours]
     if any(one.rank is not None for one in others):
         new = [name for name in new if name in known or marker in name]
