@@ -80,6 +80,8 @@ class Config:
     """Failures to inject, for tests, as `taskgraph.testing.faults` writes them."""
     proof: str | None = None
     """A directory where ranks note digests of the final state, failures and recoveries, for ``taskgraph chaos``."""
+    supervised: str | None = None
+    """Which attempt of which run this is; set by ``taskgraph run``, not by you."""
     waiting: Waiting = "auto"
     """What a waiting rank does: ``"spin"``, ``"yield"``; ``"auto"``: spin where each rank has a core."""
 

@@ -18,6 +18,7 @@ from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_channel import EtcdChannel, pauses_between_attempts
 from taskgraph.backends.etcd_watch import EtcdWatch, Inbox
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, UsageError
+from taskgraph.plan.relaunch import is_successor
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +55,10 @@ class EtcdCoordinator:
             found = {self._key(kv): kv for kv in self._range("").kvs}
             current = found.get("run")
             if current is None or current.value != run.encode():
-                self._refuse_where_alive(found)
-                if not self._take_over(run, current.mod_revision if current is not None else 0):
+                inherits = current is not None and is_successor(run, current.value.decode(errors="replace"))
+                if not inherits:
+                    self._refuse_where_alive(found)
+                if not self._take_over(run, current.mod_revision if current is not None else 0, inherits):
                     self._channel.pause(pause)  # somebody else was faster: look again
                     continue
             self._run = run
@@ -177,14 +180,17 @@ class EtcdCoordinator:
                 "job another name (a run that was killed frees its name when its lease ends: seconds after)"
             )
 
-    def _take_over(self, run: str, mod_revision: int) -> bool:
-        """Replace every key of the job by the one key ``run``, unless somebody was faster or a host turned up."""
+    def _take_over(self, run: str, mod_revision: int, inherits: bool) -> bool:
+        """Replace every key of the job by the one key ``run``, unless somebody was faster or a host turned up.
+
+        The hosts of an earlier attempt of the same run do not count: they are fenced by this.
+        """
         rpc = self._rpc
         run_key, hosts = self._full("run"), self._full("hosts/")
         request = rpc.TxnRequest(
             compare=[
                 rpc.Compare(key=run_key, target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=mod_revision),
-                self._is_absent(hosts, _end_of(hosts)),
+                *([] if inherits else [self._is_absent(hosts, _end_of(hosts))]),
             ],
             success=[  # a transaction may not delete and put the same key, so the deletions leave it out
                 self._deletion(self._prefix, run_key),

@@ -13,14 +13,13 @@ import random
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskgraph.backends.etcd_program import find_etcd
-from taskgraph.backends.processes import Process, alive, kill
+from taskgraph.backends.processes import Process, alive, kill, tied
 from taskgraph.errors import CoordinatorError, UsageError
 
 log = logging.getLogger(__name__)
@@ -37,15 +36,6 @@ _END_S = 5.0
 
 # Nothing of the launcher, or it takes this process for a rank; no setting of a user's own etcd; no secret of the job.
 _KEPT_OUT = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "ETCD_", "TASKGRAPH_")
-
-# Run in between, since no Python code is safe after a fork beside gRPC's threads: asks for SIGKILL at the end of the
-# parent (PR_SET_PDEATHSIG), and becomes etcd unless that end came first.
-_TIED = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +164,11 @@ def _spawn(
 ) -> tuple[subprocess.Popen[bytes], int]:
     """Start the process; return it with the place in the log where its words begin."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
-    tie = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid())] if ends_with_parent else []
+    command = [str(program), *_flags(directory, port), *flags]
     with open(_log_of(directory), "ab", opener=_private) as output, _on_every_core():
         words_from = output.tell()
         child = subprocess.Popen(
-            [*tie, str(program), *_flags(directory, port), *flags],
+            tied(command) if ends_with_parent else command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

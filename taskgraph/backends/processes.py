@@ -10,11 +10,20 @@ import ctypes
 import os
 import select
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
 _PR_SET_PDEATHSIG = 1
+# Run in between, since no Python code is safe after a fork beside other threads: asks for SIGKILL at the end of the
+# parent (PR_SET_PDEATHSIG), and becomes the program unless that end came first.
+_TIED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 _EXITING = 0x4  # PF_EXITING: set as soon as a process dies, long before its memory is freed and its pidfd fires
 
 
@@ -134,6 +143,11 @@ def killed_with_parent() -> Iterator[None]:
         yield
     finally:
         prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(0))
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """Return a command that becomes `command`, to be killed by the kernel when the thread that started it ends."""
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
 
 
 def kill(process: Process, sig: int = signal.SIGKILL) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from taskgraph.cli.chaos import chaos
+from taskgraph.cli.run import run
 
 
 @click.group()
@@ -13,3 +14,4 @@ def main() -> None:
 
 
 main.add_command(chaos)
+main.add_command(run)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.layout import Layout
+from taskgraph.plan.lineage import History
+from taskgraph.plan.relaunch import failures_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,9 @@ class Decision:
         The ranks of the generation before that are not in this one.
     gone
         All ranks of earlier generations that are not in this one.
+    earlier
+        Of the generations before the first of this launch: number and boundary resumed from. See
+        `taskgraph.plan.relaunch`.
     why
         Why this boundary; goes to the log and to the person as it is.
     by
@@ -69,6 +74,7 @@ class Decision:
     undoes: bool = False
     dead: tuple[Rank, ...] = ()
     gone: tuple[Rank, ...] = ()
+    earlier: tuple[tuple[Generation, Epoch], ...] = ()
     why: str = ""
     by: str = ""
     live: tuple[Rank, ...] = field(init=False, repr=False, compare=False)
@@ -82,6 +88,16 @@ class Decision:
             ranks_of.setdefault(host, []).append(rank)
         object.__setattr__(self, "live", tuple(self.host_of))
         object.__setattr__(self, "ranks_of", {host: tuple(ranks) for host, ranks in ranks_of.items()})
+
+    @property
+    def follows_failure(self) -> bool:
+        """Whether the launch that it belongs to had lost ranks before."""
+        return failures_before(self.generation) > 0
+
+    @property
+    def history(self) -> History:
+        """The boundaries resumed from, as far as this decision tells of them."""
+        return {**dict(self.earlier), self.generation: self.boundary}
 
     def hosts_of(self, task: TaskId) -> set[Host]:
         """Return the hosts of a task's replicas."""
@@ -106,6 +122,7 @@ class Decision:
                 "undoes": self.undoes,
                 "dead": self.dead,
                 "gone": self.gone,
+                "earlier": self.earlier,
                 "why": self.why,
                 "by": self.by,
             },
@@ -134,6 +151,7 @@ class Decision:
                 undoes=bool(read["undoes"]),
                 dead=tuple(read["dead"]),
                 gone=tuple(read["gone"]),
+                earlier=tuple((int(generation), int(boundary)) for generation, boundary in read["earlier"]),
                 why=str(read["why"]),
                 by=str(read["by"]),
             )

@@ -3,7 +3,8 @@
 Rule 1: ranks are killed when their launcher is gone, or when a job that failed has been over for its grace; never
 after a success, since what users do after it may take its time. Rule 2: the keeper cleans up only when no rank of its
 host needs anything of it, and then always. Rule 3: whoever keeps the job's etcd stays as long as the job, also with no
-rank left, and lets others go first, but not for long.
+rank left, and lets others go first, but not for long. Rule 4: where a supervisor launches the job again, snapshots wait
+for that: as long as the supervisor is seen to live, and else for two minutes; the next launch ends this keeper.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Phase(Enum):
     """Ranks are being killed."""
     LINGERING = auto()
     """No rank is left; what else must go first has a moment."""
+    HOLDING = auto()
+    """The job is not over: what the host holds is kept for its next launch."""
     LEAVING = auto()
 
 
@@ -45,6 +48,8 @@ class Fact(Enum):
     """No rank is left, and all said so: the job is over for them."""
     NOT_NEEDED = auto()
     """Nobody else depends on this keeper, and there is nothing to wait for."""
+    UNFINISHED = auto()
+    """Nobody else depends on this keeper; but the job is not over, and somebody launches it again."""
     PATIENCE_OVER = auto()
     """What this phase waits for has not come in its time."""
 
@@ -57,6 +62,8 @@ class Do(Enum):
     REPORT_LAUNCHER = auto()
     """Write the job's ending: its launcher is gone."""
     KILL_RANKS = auto()
+    RELEASE = auto()
+    """Give the host up and end etcd, but leave the files."""
     CLEAN_UP = auto()
     """Give the host up, end etcd, remove the files."""
 
@@ -82,16 +89,25 @@ _CHANGES: dict[tuple[Phase, Fact], tuple[Phase, tuple[Do, ...]]] = {
     (Phase.CLEARING, Fact.PATIENCE_OVER): (Phase.LINGERING, ()),
     (Phase.LINGERING, Fact.NOT_NEEDED): (Phase.LEAVING, (Do.CLEAN_UP,)),
     (Phase.LINGERING, Fact.PATIENCE_OVER): (Phase.LEAVING, (Do.CLEAN_UP,)),
+    (Phase.LINGERING, Fact.UNFINISHED): (Phase.HOLDING, (Do.RELEASE,)),
+    (Phase.HOLDING, Fact.NOT_NEEDED): (Phase.LEAVING, (Do.CLEAN_UP,)),
+    (Phase.HOLDING, Fact.PATIENCE_OVER): (Phase.LEAVING, (Do.CLEAN_UP,)),
 }
 
 # A fact holds on, and is found again at every look: where it changes nothing, it says nothing new.
 TABLE = {(phase, fact): _CHANGES.get((phase, fact), (phase, ())) for phase in Phase for fact in Fact}
 
 
+HOLD_S = 120.0
+"""How long a host whose supervisor is on another machine holds its snapshots for the next launch, in seconds."""
+
+
 def patience_s(phase: Phase, keeps_etcd: bool) -> float:
-    """Return how long a phase waits at most, in seconds. From the end of the launcher on, together well below ten."""
+    """Return how long a phase waits at most, in seconds: where the job ends with its launcher, below ten together."""
     if phase is Phase.CLEARING:
         return 4.0
+    if phase is Phase.HOLDING:
+        return HOLD_S
     if phase is Phase.LINGERING or (phase is Phase.EMPTY and not keeps_etcd):
         return 2.0
     return math.inf

@@ -101,7 +101,10 @@ class Succession:
     @property
     def history(self) -> dict[Generation, int]:
         """The resume boundaries of all generations."""
-        return {generation: decision.boundary for generation, decision in self._decisions.items()}
+        history: dict[Generation, int] = {}
+        for decision in self._decisions.values():
+            history.update(decision.history)
+        return history
 
     @property
     def tombstones(self) -> dict[Rank, Tombstone]:

@@ -16,10 +16,11 @@ from itertools import groupby
 from pathlib import Path
 
 from taskgraph.backends.launcher import LeftFile
-from taskgraph.backends.processes import alive
+from taskgraph.backends.processes import Process, alive
 from taskgraph.run.hostdir import HostDir, machine, remove_private
 from taskgraph.run.records import read_process
 from taskgraph.run.roster import read_roster
+from taskgraph.run.spec import KeeperSpec
 from taskgraph.run.starting import left_at_start
 
 log = logging.getLogger(__name__)
@@ -76,13 +77,21 @@ def _left_by_launcher(path: Path) -> set[LeftFile]:
         return set()
 
 
+def _supervisor(path: Path) -> Process | None:
+    """Return the process that may have the job launched again which left this directory."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return KeeperSpec.decode(HostDir(path).spec.read_text(encoding="utf-8")).supervisor
+    return None
+
+
 def in_use(path: Path) -> bool:
-    """Whether the owner of a directory, its keeper, or a rank that has not left is alive, or may be."""
+    """Whether the owner of a directory, its keeper, its supervisor or a rank that has not left is alive, or may be."""
     owner = path / "owner"
     with contextlib.suppress(OSError, IndexError):
         if owner.read_text(encoding="utf-8").split("\n", 1)[1] != machine():
             return True
-    processes = [
+    processes: list[Process | None] = [_supervisor(path)]
+    processes += [
         read_process(file) for file in (owner, path / "keeper", *path.glob("ranks*/*")) if file.suffix != ".left"
     ]
     if any(process is not None and alive(process) for process in processes):

@@ -99,7 +99,7 @@ class Keeper:
         self._ranks = RankWatch(partial(has_left, directory), spec.launcher, spec.lease_s)
         self._deaths: list[Death] = []
         self._files: set[LeftFile] = set()
-        for process in spec.launcher:
+        for process in (*spec.launcher, *([spec.supervisor] if spec.supervisor else [])):
             self._watch.add(process)
 
     def run(self) -> None:
@@ -129,11 +129,13 @@ class Keeper:
     # What it looks at.
 
     def _look(self) -> None:
-        if self._sidecar is None and self._directory.etcd_access.exists():
+        if self._sidecar is None and self._phase is not Phase.HOLDING and self._directory.etcd_access.exists():
             self._join()  # takes a while: the rest is looked at after it
         with contextlib.suppress(BlockingIOError):
             while os.read(self._bell, 4096):
                 pass
+        if self._phase is Phase.HOLDING:
+            return
         self._know(read_roster(self._directory))
         for entry in self._roster:
             if entry.left:
@@ -178,9 +180,12 @@ class Keeper:
             yield Fact.LAUNCHER_GONE
         if self._deserted():
             yield Fact.RANKS_LEFT if self._all_left() else Fact.RANKS_GONE
-        if not self._needed():
+        not_needed, patience_over = not self._needed(), self._patience_s(longest_s=1e9) <= 0
+        if self._phase is Phase.LINGERING and (not_needed or patience_over) and self._unfinished():
+            yield Fact.UNFINISHED
+        elif not_needed:
             yield Fact.NOT_NEEDED
-        if self._patience_s(longest_s=1e9) <= 0:
+        elif patience_over:
             yield Fact.PATIENCE_OVER
 
     def _launcher_gone(self) -> bool:
@@ -203,8 +208,14 @@ class Keeper:
     def _all_left(self) -> bool:
         return bool(self._roster) and all(entry.left for entry in self._roster)
 
+    def _unfinished(self) -> bool:
+        """Whether the job goes on without this launch."""
+        return self._spec.supervised is not None and self._ending is None and not self._all_left()
+
     def _needed(self) -> bool:
         """Whether others depend on this keeper, or it has to see something go first."""
+        if self._phase is Phase.HOLDING:
+            return self._spec.supervisor is None or alive(self._spec.supervisor)
         if self._etcd is not None and self._etcd.holds and self._sidecar is not None:
             others = (self._sidecar.hosts or frozenset()) - {self._spec.host}
             if others:
@@ -215,6 +226,8 @@ class Keeper:
         """Return how long to wait for something to happen, in seconds."""
         now = time.monotonic()
         holds = self._etcd is not None and self._etcd.holds
+        if self._phase is Phase.HOLDING and self._spec.supervisor is not None:
+            return longest_s
         left_s = self._since + keeping.patience_s(self._phase, holds) - now
         if self._grace_ends is not None and self._phase is Phase.ENDING:
             left_s = min(left_s, self._grace_ends - now)
@@ -243,11 +256,13 @@ class Keeper:
                 self._kill_ranks()
             case Do.REPORT_LAUNCHER:
                 self._report_launcher()
+            case Do.RELEASE:
+                self._release()
             case Do.CLEAN_UP:
                 self._clean_up()
 
     def _report_launcher(self) -> None:
-        if self._sidecar is not None:
+        if self._sidecar is not None and self._spec.supervised is None:
             gone = ", ".join(str(process) for process in self._spec.launcher if not alive(process))
             self._sidecar.ask_end(Ending(status=1, message=f"the launcher on host {self._spec.host} is gone ({gone})"))
 
@@ -299,10 +314,18 @@ class Keeper:
     def _over(self, ending: Ending) -> None:
         """Take the end of the job from the sidecar's thread."""
         self._ending = ending
+        if self._spec.attempt is not None:
+            self._spec.attempt.ended(ending)
         self._watch.wake()
 
     def _clean_up(self) -> None:
         """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
+        self._release()
+        remove_dead_siblings(self._directory)
+        self._directory.remove()
+
+    def _release(self) -> None:
+        """Let go of all but the host's directory. Idempotent."""
         launcher_gone = bool(self._spec.launcher) and self._launcher_gone()
         self._know(close_roster(self._directory))
         self._kill_ranks()  # one that was added in the last moment: nobody would keep it
@@ -312,8 +335,6 @@ class Keeper:
             self._etcd.end()
         if launcher_gone:
             remove_left_by_launcher(self._files)
-        remove_dead_siblings(self._directory)
-        self._directory.remove()
 
 
 def main(arguments: Sequence[str]) -> int:

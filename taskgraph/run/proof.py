@@ -52,7 +52,7 @@ class Proof:
                 self._epoch = epoch
             case "recovery.left", _:
                 self._left_at = time.monotonic()
-            case "recovery.restored", Decision() as decision if decision.generation:
+            case "recovery.restored", Decision() as decision:
                 took_ms = 1000 * (time.monotonic() - self._left_at)
                 self.write(
                     "generation",

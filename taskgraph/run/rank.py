@@ -15,9 +15,11 @@ from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.errors import GraphError
-from taskgraph.ids import Epoch, TaskId
+from taskgraph.ids import Epoch, Host, TaskId
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.relaunch import failures_before
+from taskgraph.plan.revival import Inherited
 from taskgraph.program.codec import Codec
 from taskgraph.program.graph import TaskGraph, check
 from taskgraph.run.beside import Beside, Shared
@@ -43,6 +45,7 @@ from taskgraph.run.startup import (
     prepare_host,
     together,
 )
+from taskgraph.run.supervised import Supervised
 from taskgraph.run.worker import Worker
 
 if TYPE_CHECKING:
@@ -57,32 +60,48 @@ def run_rank(program: Program, observer: Observer) -> int:
 
     An exception of user code ends the job on every rank; the rank whose ending was first tells the observer.
     """
+    attempt = None if program.config.supervised is None else Supervised.decode(program.config.supervised)
+    if attempt is not None:
+        attempt.reached()
     with ExitStack() as until_kept:
         until_kept.enter_context(starting(os.environ))
         communicator = open_communicator()
         try:
             site = meet(communicator, program.config)
-            directory = prepare_host(communicator, program.config, site)
+            directory, inherited = prepare_host(communicator, program.config, site)
             until_kept.close()  # the keeper sees to it from now on
             try:
-                return _run(program, observer, communicator, site, directory)
+                status = _run(program, observer, communicator, site, directory, inherited)
+                if attempt is not None:
+                    attempt.ended(Ending(status=status))
+                return status
             finally:
                 leave(directory, site.index)
         except StartFailed as error:
+            ending = Ending(status=1, message=f"the job could not start: {error}", rank=error.rank)
+            if attempt is not None:
+                attempt.ended(ending)
             if communicator.rank == error.rank:
-                observer.failed(Ending(status=1, message=f"the job could not start: {error}", rank=error.rank))
+                observer.failed(ending)
             return 1
         finally:
             observer.close()
 
 
-def _run(program: Program, observer: Observer, communicator: Intracomm, site: Site, directory: HostDir) -> int:
+def _run(
+    program: Program,
+    observer: Observer,
+    communicator: Intracomm,
+    site: Site,
+    directory: HostDir,
+    inherited: Mapping[Host, Inherited],
+) -> int:
     config = program.config
     if config.faults or config.proof is not None:
         together(communicator, lambda: probe(config, site, directory))
     access = find_etcd(communicator, config, site, directory)
     coordinator = together(communicator, lambda: _join(config.name, site, access))
-    decision = begin(communicator, config, site, coordinator, lay_out(config, site))
+    decision = begin(communicator, config, site, coordinator, lay_out(config, site), inherited)
     shared = Shared.open(directory)
     with Beside(config, site, directory, shared, coordinator, decision, observer) as beside:
         worker, control = _worker(program, observer, communicator, site, decision, beside, shared)
@@ -148,7 +167,7 @@ def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostD
         if ended.ending.message:
             return leave_hard(status)
         control.left()
-    if worker.generation > 0 or beside.has_lost:
+    if failures_before(worker.generation) or beside.has_lost:
         return leave_hard(status)
     worker.close()
     return leave_through_mpi(status, directory)

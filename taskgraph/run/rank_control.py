@@ -133,7 +133,7 @@ class RankControl:
         """Tell a person, from one rank, what was lost and where the job goes on."""
         self._decision = decision
         self._sidecar.root = self._is_root
-        if decision.generation:
+        if decision.follows_failure:
             recovered = self._timeline.resumed(decision, self._inbox.decided_at, time.time())
             if self._is_root:
                 self._observer.recovered(recovered)
@@ -201,7 +201,7 @@ class RankControl:
 
     def left(self) -> None:
         """Tell a person, from one rank, what the job went through, if it lost ranks."""
-        if self._decision is not None and self._decision.generation and self._is_root:
+        if self._decision is not None and self._decision.follows_failure and self._is_root:
             self._observer.survived(self._timeline.survived(self._epochs + 1))
 
     def lost(self, rank: Rank) -> None:

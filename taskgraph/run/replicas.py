@@ -15,6 +15,7 @@ from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.orders import Restore
+from taskgraph.plan.relaunch import failures_before
 from taskgraph.program.context import Context, EndMaker
 from taskgraph.program.framework import Framework, Saved
 from taskgraph.program.task import Task
@@ -146,7 +147,7 @@ class Replicas:
         )
         self._all[replica.id] = replica
         self.primaries.append(replica)
-        if generation and not was_primary:
+        if failures_before(generation) and not was_primary:
             self._call(replica, replica.task.became_primary)
 
     def _make(self, task_id: TaskId, is_primary: bool, snapshots: Fills) -> Replica:

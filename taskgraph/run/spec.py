@@ -9,6 +9,7 @@ from typing import Literal
 from taskgraph.backends.processes import Process
 from taskgraph.config import Placement
 from taskgraph.ids import Host, Rank
+from taskgraph.run.supervised import Supervised
 
 EtcdPart = Literal["none", "serve", "stand by"]
 
@@ -38,6 +39,10 @@ class KeeperSpec:
     etcd
         ``"serve"``: start the etcd that the job brings, and say in the host's directory how it is reached. ``"stand
         by"``: go on with it if its keeper is lost; for other hosts on the same machine.
+    supervised
+        The option of that name, see `taskgraph.run.supervised`.
+    supervisor
+        The process that launches the job again when its launcher has ended early, where it is on this machine.
     """
 
     job: str
@@ -51,6 +56,13 @@ class KeeperSpec:
     etcd_lost_after_s: float = 60.0
     launcher: tuple[Process, ...] = ()
     etcd: EtcdPart = "none"
+    supervised: str | None = None
+    supervisor: Process | None = None
+
+    @property
+    def attempt(self) -> Supervised | None:
+        """Which attempt of a supervised run this is; None: nobody launches this job again."""
+        return None if self.supervised is None else Supervised.decode(self.supervised)
 
     def encode(self) -> str:
         """Return it as JSON."""
@@ -61,4 +73,5 @@ class KeeperSpec:
         """Read what `encode` wrote."""
         fields = json.loads(text)
         launcher = tuple(Process(*process) for process in fields["launcher"])
-        return cls(**{**fields, "ranks": tuple(fields["ranks"]), "launcher": launcher})
+        supervisor = fields["supervisor"] and Process(*fields["supervisor"])
+        return cls(**{**fields, "ranks": tuple(fields["ranks"]), "launcher": launcher, "supervisor": supervisor})

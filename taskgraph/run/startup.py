@@ -8,7 +8,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,12 +23,17 @@ from taskgraph.config import Config
 from taskgraph.errors import CoordinatorError, TaskgraphError, UsageError
 from taskgraph.ids import Host, Rank
 from taskgraph.plan import records
-from taskgraph.plan.decision import Decision, start
+from taskgraph.plan.decision import Decision
 from taskgraph.plan.layout import Layout, assign
+from taskgraph.plan.revival import Inherited
 from taskgraph.run.guard import start_keeper, tell_etcd, wait_for_etcd
 from taskgraph.run.hostdir import HostDir, machine
+from taskgraph.run.inheritance import inherit, pass_on
+from taskgraph.run.records import write_atomically
+from taskgraph.run.reviving import first_decision
 from taskgraph.run.roster import add_rank
 from taskgraph.run.spec import KeeperSpec
+from taskgraph.run.supervised import Supervised
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -63,6 +68,8 @@ class Site:
     ----------
     run
         Random identity of the run, the same on every rank.
+    attempt
+        Where a supervisor launches the job: which attempt this is.
     hosts
         The host of each rank, by rank.
     machines
@@ -73,6 +80,12 @@ class Site:
     run: str
     hosts: tuple[Host, ...]
     machines: tuple[str, ...]
+    attempt: Supervised | None = None
+
+    @property
+    def lineage(self) -> str:
+        """Identity of all launches of this run together."""
+        return self.run if self.attempt is None else self.attempt.lineage
 
     @property
     def host(self) -> Host:
@@ -130,13 +143,22 @@ def meet(communicator: Intracomm, config: Config) -> Site:
     rank = communicator.rank
     mine = (socket.gethostname(), machine(), _options(config))
     all_of_them = communicator.allgather(mine)
-    run: str = communicator.bcast(secrets.token_hex(8) if rank == ROOT else None, root=ROOT)
+    fresh: str = communicator.bcast(secrets.token_hex(8) if rank == ROOT else None, root=ROOT)
+
+    attempt = None if config.supervised is None else Supervised.decode(config.supervised)
+    beside_supervisor = communicator.allgather(attempt is not None and attempt.supervisor() is not None)
 
     def compare() -> Site:
         for other, (_, _, options) in enumerate(all_of_them):
             _compare(all_of_them[ROOT][2], options, other)
         machines = tuple(where for _, where, _ in all_of_them)
-        return Site(rank, run, _hosts(config, [name for name, _, _ in all_of_them]), machines)
+        if attempt is not None and not any(beside_supervisor):
+            raise UsageError(
+                "no rank is on the machine of 'taskgraph run', which would not hear how the job ends: include that "
+                "machine in the hosts, or start 'taskgraph run' on one of them"
+            )
+        run = fresh if attempt is None else attempt.run
+        return Site(rank, run, _hosts(config, [name for name, _, _ in all_of_them]), machines, attempt)
 
     return together(communicator, compare)
 
@@ -196,8 +218,13 @@ def warn_of_few_copies(config: Config, layout: Layout) -> None:
         )
 
 
-def prepare_host(communicator: Intracomm, config: Config, site: Site) -> HostDir:
+def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[HostDir, Mapping[Host, Inherited]]:
     """Make the directory of each host and start its keeper; add this rank to it.
+
+    Returns
+    -------
+    HostDir, mapping of Host to Inherited
+        The directory of this host, and what each host has of the launches before.
 
     Raises
     ------
@@ -205,25 +232,33 @@ def prepare_host(communicator: Intracomm, config: Config, site: Site) -> HostDir
     """
     first = site.local[0]
 
-    def make() -> str | None:
+    def make() -> tuple[str, Inherited | None]:
         if site.rank != first:
-            return None
+            return "", None
         directory = HostDir.create(config.name, site.run, site.host_index)
+        spec = _spec(config, site)
+        write_atomically(directory.spec, spec.encode())
         AbortWords.create(directory.words, len(site.local)).close()
-        SlotDir.create(directory.slots, site.run)
+        found = None if site.attempt is None else inherit(directory, site.host, site.attempt)
+        if not directory.slots.exists():
+            SlotDir.create(directory.slots, site.lineage)
         Commits.create(directory.commits, len(site.local))
-        start_keeper(directory, _spec(config, site))
-        return os.fspath(directory.path)
+        if found is not None:
+            pass_on(directory, found.known)
+        start_keeper(directory, spec)
+        return os.fspath(directory.path), found
 
     made = together(communicator, make)
-    path = communicator.allgather(made)[first]
+    everywhere = communicator.allgather(made)
+    path = everywhere[first][0]
 
     def join() -> HostDir:
         directory = HostDir.open(path)
         add_rank(directory, site.index, Process.current(), mpi_files(os.environ))
         return directory
 
-    return together(communicator, join)
+    inherited = {host: found for host, (_, found) in zip(site.hosts, everywhere, strict=True) if found is not None}
+    return together(communicator, join), inherited
 
 
 def _spec(config: Config, site: Site) -> KeeperSpec:
@@ -240,6 +275,8 @@ def _spec(config: Config, site: Site) -> KeeperSpec:
         abort_grace_s=config.abort_grace_s,
         etcd_lost_after_s=config.etcd_lost_after_s,
         launcher=launchers(Process.current()),
+        supervised=config.supervised,
+        supervisor=None if site.attempt is None else site.attempt.supervisor(),
         etcd="none" if not own_etcd else "serve" if site.host == site.hosts[ROOT] else "stand by",
     )
 
@@ -271,14 +308,23 @@ def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: Ho
     return access
 
 
-def begin(communicator: Intracomm, config: Config, site: Site, coordinator: Coordinator, layout: Layout) -> Decision:
-    """Write the decision of generation 0, once every host holds its lease; return it.
+def begin(
+    communicator: Intracomm,
+    config: Config,
+    site: Site,
+    coordinator: Coordinator,
+    layout: Layout,
+    inherited: Mapping[Host, Inherited],
+) -> Decision:
+    """Write the first decision, once every host holds its lease; return it.
 
     Raises
     ------
     StartFailed
     """
-    decision = start(dict(enumerate(site.hosts)), layout)
+    decision = together(
+        communicator, lambda: first_decision(communicator, config, site.attempt, site.hosts, layout, inherited)
+    )
 
     def write() -> None:
         if site.rank == ROOT:
@@ -287,6 +333,8 @@ def begin(communicator: Intracomm, config: Config, site: Site, coordinator: Coor
             coordinator.write(first.entries, absent=first.absent)
 
     together(communicator, write)
+    if site.attempt is not None:
+        site.attempt.resumed(decision.boundary, decision.why)
     return decision
 
 

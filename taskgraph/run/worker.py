@@ -107,7 +107,7 @@ class Worker:
             In one process: whatever user code raises, as it is.
         """
         decision = self._decision
-        history: History = {decision.generation: decision.boundary}
+        history = decision.history
         while True:
             try:
                 self._run_generation(decision, history)
@@ -215,7 +215,7 @@ class Worker:
         return self._member.snapshot_taken()
 
     def _restore(self, order: do.Restore) -> Orders:
-        if self._decision.generation:
+        if self._decision.follows_failure:
             trace.reached("recovery.adopted")
         delivered = self._replicas.adopt(order, self._member.generation, self._maker, self._snapshots)
         if self._transport is not None:
@@ -223,7 +223,7 @@ class Worker:
                 for array in replica.arrays:
                     self._transport.protect(array)
         self._control.resumed(self._decision)
-        if self._decision.generation:
+        if self._decision.follows_failure:
             trace.reached("recovery.restored", self._decision)
         return self._member.restored(delivered)
 

@@ -1,0 +1,141 @@
+"""The launcher of the MPI that the extension was compiled for, and what it has to be told to run a job of ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskgraph._native.mpi import Mpi
+from taskgraph.errors import UsageError
+
+_NAMES = ("mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.hydra", "mpirun.mpich", "mpiexec.mpich", "mpirun.intel")
+_OPEN_MPI = re.compile(r"\(Open MPI\) ([\w.]+)")
+_INTEL = re.compile(r"Intel\(R\) MPI Library[^\n]*?Version ([\w.]+)")
+_HYDRA = re.compile(r"HYDRA build details:\s*Version:\s*([\w.]+)")
+_ASK_S = 60.0
+
+# What a job needs of its user's environment on every host; Open MPI passes on what it is told to, and no more.
+_PASSED_ON = re.compile(r"TASKGRAPH_\w+|PYTHON\w+|(OMP|OPENBLAS|MKL|NUMEXPR)_NUM_THREADS|VIRTUAL_ENV")
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """A launcher.
+
+    Attributes
+    ----------
+    path
+        Of its program.
+    mpi
+        The implementation it belongs to; of MPICH's Hydra, which several have, ``"MPICH"``.
+    """
+
+    path: str
+    mpi: Mpi
+
+    @property
+    def survives_ranks(self) -> bool:
+        """Whether a job can go on when one of its ranks dies."""
+        return self.mpi.name == "Open MPI" and int(self.mpi.version.split(".")[0]) >= 5
+
+
+def find_launcher(built: Mpi, environ: Mapping[str, str]) -> Launcher:
+    """Return a launcher of this MPI: beside this Python, else on PATH.
+
+    Raises
+    ------
+    UsageError
+        There is none; the message names what was found instead.
+    """
+    others = []
+    for path in _candidates(environ.get("PATH", os.defpath)):
+        launcher = identify_launcher(path, environ)
+        if launcher is not None and _belongs(launcher.mpi, built):
+            return launcher
+        others.append(f"{path} ({launcher.mpi if launcher else 'of an unknown MPI'})")
+    found = f"; found: {', '.join(others)}" if others else ""
+    raise UsageError(
+        f"no mpirun of {built}, for which taskgraph was compiled, is beside {sys.executable} or on PATH{found}"
+    )
+
+
+def _candidates(path: str) -> Iterator[str]:
+    places = [str(Path(sys.executable).parent), *path.split(os.pathsep)]
+    seen = set()
+    for place in places:
+        for name in _NAMES:
+            found = shutil.which(name, path=place)
+            if found is not None and os.path.realpath(found) not in seen:
+                seen.add(os.path.realpath(found))
+                yield found
+
+
+def identify_launcher(path: str, environ: Mapping[str, str]) -> Launcher | None:
+    """Ask a launcher which MPI it belongs to. None where it does not say."""
+    try:
+        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_ASK_S, env=dict(environ))
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    text = answer.stdout + answer.stderr
+    for name, pattern in (("Open MPI", _OPEN_MPI), ("Intel MPI", _INTEL), ("MPICH", _HYDRA)):
+        if match := pattern.search(text):
+            return Launcher(path, Mpi(name, match[1]))
+    return None
+
+
+def _belongs(launcher: Mpi, built: Mpi) -> bool:
+    if launcher.name == "MPICH":  # any Hydra starts whatever speaks its protocol
+        return built.name in ("MPICH", "MVAPICH")
+    return launcher.fits(built)
+
+
+def launch_line(
+    launcher: Launcher,
+    ranks: int,
+    cores: int,
+    options: Sequence[str],
+    program: Sequence[str],
+    environ: Mapping[str, str],
+) -> list[str]:
+    """Return the command that starts so many ranks.
+
+    Parameters
+    ----------
+    ranks, cores
+        How many ranks, and how many cores this machine has.
+    options
+        The user's own for the launcher. They come last, and so rule.
+    program
+        Program and arguments.
+    environ
+        Whose variables the ranks are to have.
+    """
+    words = [launcher.path]
+    if launcher.mpi.name == "Open MPI":
+        words += ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        words += ["--with-ft", "ulfm"] if launcher.survives_ranks else []
+        words += _shared_cores(ranks, cores, options)
+        for variable in _passed_on(environ):
+            words += ["-x", variable]
+    return [*words, "-n", str(ranks), *options, *program]
+
+
+def _shared_cores(ranks: int, cores: int, options: Iterable[str]) -> list[str]:
+    """Bind no rank where there are fewer cores than ranks, unless the user says how."""
+    said = " ".join(options)
+    words = []
+    if ranks > cores and "bind-to" not in said:
+        words += ["--bind-to", "none"]
+    if ranks > cores and not re.search(r"oversubscribe|map-by|host|rankfile", said, re.IGNORECASE):
+        words += ["--oversubscribe"]
+    return words
+
+
+def _passed_on(environ: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in environ if _PASSED_ON.fullmatch(name))

@@ -1,0 +1,81 @@
+"""``taskgraph run``: start a job under MPI, and start it again when its launcher was lost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+
+import click
+
+from taskgraph._native.mpi import built_with
+from taskgraph.backends.mpirun import find_launcher, launch_line
+from taskgraph.errors import TaskgraphError, UsageError
+from taskgraph.run.supervisor import Supervisor
+
+
+class _Launch(click.Command):
+    """Options of ours and of the launcher come before the driver; all after it is the driver's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the driver and its arguments off first."""
+        at = driver_at(args)
+        ctx.obj = program(args[at:])
+        return super().parse_args(ctx, args[:at])
+
+
+def driver_at(words: Sequence[str]) -> int:
+    """Return where the driver begins: at ``--``, at the first Python file, or at ``-m``."""
+    for at, word in enumerate(words):
+        if word in ("--", "-m") or word.endswith(".py"):
+            return at
+    return len(words)
+
+
+def program(words: Sequence[str]) -> list[str]:
+    """Return program and arguments: a driver is run by this Python, what comes after ``--`` as it is."""
+    if not words or words[0] == "--":
+        return list(words[1:])
+    return [sys.executable, *words]
+
+
+@click.command(
+    cls=_Launch,
+    context_settings={"ignore_unknown_options": True},
+    options_metavar="[-n N] [--relaunches K] [MPIRUN OPTIONS]",
+    epilog="Example: taskgraph run -n 8 driver.py --size 1000. What is no Python file comes after a double dash.",
+)
+@click.option("-n", "-np", "--np", "ranks", type=click.IntRange(1), help="Ranks; by default one for each core.")
+@click.option("--relaunches", default=100, show_default=True, type=click.IntRange(0), help="At most.")
+@click.option("--dry-run", is_flag=True, help="Print the launch line and do nothing.")
+@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="DRIVER.PY [ARGUMENTS]")
+@click.pass_context
+def run(ctx: click.Context, ranks: int | None, relaunches: int, dry_run: bool, options: Sequence[str]) -> None:
+    """Run a driver under the MPI that taskgraph was compiled for.
+
+    When the launcher ends while the job is not over, be it that a rank died which it does not survive or that it was
+    killed itself, it is started again, and the job goes on from what is left in shared memory. The status is the job's.
+    """
+    words: list[str] = ctx.obj
+    try:
+        if not words:
+            raise UsageError("no driver: name a Python file, or write the command after a double dash")
+        cores = os.cpu_count() or 1
+        launcher = find_launcher(built_with(), os.environ)
+
+        def command(attempt: int) -> list[str]:
+            environ = {**os.environ, "TASKGRAPH_SUPERVISED": ""}
+            return launch_line(launcher, ranks or cores, cores, options, words, environ)
+
+        if dry_run:
+            click.echo(shlex.join(command(0)))
+            return
+        status = Supervisor(command, os.environ, relaunches, _say).run()
+    except TaskgraphError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(status)
+
+
+def _say(text: str) -> None:
+    click.echo(f"taskgraph: {text}", err=True)

@@ -1,0 +1,158 @@
+"""The supervisor of a job: starts its launcher, and starts it again when that ended while the job was not over.
+
+What follows when a launcher has ended is `taskgraph.plan.relaunch`'s to say; what the job has come to, it says itself
+(`taskgraph.run.supervised`). Nothing of the job outlives the supervisor: the kernel ends the launcher with it, keepers
+see that it is gone, and it ends what they leave.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from types import FrameType
+
+from taskgraph.backends.processes import alive, tied
+from taskgraph.errors import TaskgraphError
+from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Verdict, after
+from taskgraph.run import inheritance
+from taskgraph.run.hostdir import shared_memory
+from taskgraph.run.roster import read_roster
+from taskgraph.run.supervised import Supervised
+
+_LOOK_S = 0.5
+_DESERTED_S = 10.0
+"""How long a launcher may stay when no rank of this machine is left, in seconds: some wait for a host that is gone."""
+_LEAVE_S = 5.0
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Supervisor:
+    """Runs one job, in as many attempts as it takes.
+
+    Parameters
+    ----------
+    command
+        Says how an attempt is started, by its number.
+    environ
+        Of the launcher.
+    limit
+        How many relaunches there may be.
+    say
+        Tells a person.
+    """
+
+    def __init__(
+        self,
+        command: Callable[[int], Sequence[str]],
+        environ: Mapping[str, str],
+        limit: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._command = command
+        self._environ = dict(environ)
+        self._limit = limit
+        self._say = say
+        self._child: subprocess.Popen[bytes] | None = None
+        self._interrupted = 0
+        self._attempts: list[Attempt] = []
+
+    def run(self) -> int:
+        """Run the job to its end, and return its status."""
+        attempt = Supervised.begin()
+        with ExitStack() as undo:
+            undo.callback(attempt.close)
+            undo.callback(self._end_what_is_left, attempt)
+            self._take_signals(undo)
+            while True:
+                verdict = self._try(attempt)
+                if isinstance(verdict, Done):
+                    self._let_leave(attempt)
+                    return verdict.status
+                if isinstance(verdict, GiveUp):
+                    self._say(verdict.why)
+                    return verdict.status
+                attempt = attempt.next()
+                self._say(f"{verdict.why}: launching it again (relaunch {attempt.attempt})")
+
+    # ---- one attempt ----
+
+    def _try(self, attempt: Supervised) -> Verdict:
+        environ = {**self._environ, "TASKGRAPH_SUPERVISED": attempt.encode()}
+        if not self._interrupted:  # between two attempts
+            self._child = subprocess.Popen(tied(self._command(attempt.attempt)), env=environ)
+            status = self._wait(attempt, self._child)
+            self._child = None
+            self._attempts.append(attempt.look(status, self._interrupted))
+        else:
+            self._attempts.append(Attempt(status=1, reached=False, interrupted=self._interrupted))
+        return after(self._attempts, self._limit)
+
+    def _wait(self, attempt: Supervised, child: subprocess.Popen[bytes]) -> int:
+        """Wait for the end of the launcher; end it where the job has gone and it does not notice."""
+        told, deserted_at = attempt.attempt == 0, None
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(_LOOK_S)
+            boundary, why = (None, "") if told else attempt.where()
+            if boundary is not None:
+                self._say(f"relaunch {attempt.attempt} goes on at epoch {boundary}: {why}")
+                told = True
+            if not self._is_deserted(attempt):
+                deserted_at = None
+            elif deserted_at is None:
+                deserted_at = time.monotonic()
+            elif time.monotonic() - deserted_at > _DESERTED_S:
+                self._say("no rank is left on this machine, and the launcher does not end: ending it")
+                return _end(child)
+
+    def _is_deserted(self, attempt: Supervised) -> bool:
+        """Whether the job was here and has no rank here any more."""
+        ranks = 0
+        for directory, spec in inheritance.directories(shared_memory(), attempt.lineage):
+            if spec.attempt == attempt:
+                with suppress(OSError):
+                    ranks += sum(alive(entry.process) for entry in read_roster(directory))
+        return not ranks and attempt.has_begun
+
+    # ---- the end ----
+
+    def _let_leave(self, attempt: Supervised) -> None:
+        """Wait for the keepers of this machine to clean up."""
+        deadline = time.monotonic() + _LEAVE_S
+        while any(inheritance.directories(shared_memory(), attempt.lineage)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _end_what_is_left(self, attempt: Supervised) -> None:
+        if self._child is not None:
+            _end(self._child)
+        for directory, _ in inheritance.directories(shared_memory(), attempt.lineage):
+            with suppress(TaskgraphError, OSError):
+                inheritance.end_all(directory)
+                inheritance.remove(directory)
+
+    # ---- signals ----
+
+    def _take_signals(self, undo: ExitStack) -> None:
+        for number in (*_ENDING, *_PASSED_ON):
+            before = signal.signal(number, self._on_signal)
+            undo.callback(signal.signal, number, before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number in _ENDING:
+            self._interrupted = number
+        child = self._child
+        if child is not None and child.poll() is None:
+            child.send_signal(signal.SIGTERM if number in _ENDING else number)
+
+
+def _end(child: subprocess.Popen[bytes]) -> int:
+    """End a launcher, gently first: then it ends its ranks on other hosts."""
+    child.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        return child.wait(_LEAVE_S)
+    child.kill()
+    return child.wait()
