@@ -64,7 +64,7 @@ def test_a_grace_begins_with_a_failure_and_at_most_once(story: list[Fact]) -> No
     assert begun in ([], [Fact.FAILED])
 
 
-@pytest.mark.parametrize("phase", [phase for phase in Phase if phase is not Phase.LEAVING])
+@pytest.mark.parametrize("phase", [phase for phase in Phase if phase not in (Phase.LEAVING, Phase.HOLDING)])
 def test_from_every_phase_the_end_of_the_launcher_and_patience_lead_out(phase: Phase) -> None:
     waited_s = 0.0
     for _ in range(5):
@@ -74,6 +74,14 @@ def test_from_every_phase_the_end_of_the_launcher_and_patience_lead_out(phase: P
             phase, _ = step(phase, Fact.PATIENCE_OVER)
     assert phase is Phase.LEAVING
     assert waited_s < 8
+
+
+def test_what_a_host_holds_for_the_next_launch_goes_when_nobody_comes_for_it() -> None:
+    phase, orders = step(Phase.LINGERING, Fact.UNFINISHED)
+    assert (phase, orders) == (Phase.HOLDING, (Do.RELEASE,))
+    assert 60 <= patience_s(phase, keeps_etcd=False) < math.inf
+    for fact in (Fact.PATIENCE_OVER, Fact.NOT_NEEDED):
+        assert step(phase, fact) == (Phase.LEAVING, (Do.CLEAN_UP,))
 
 
 def test_the_keeper_of_etcd_stays_with_no_rank_left_and_others_go() -> None:

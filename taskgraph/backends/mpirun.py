@@ -119,7 +119,7 @@ def launch_line(
     words = [launcher.path]
     if launcher.mpi.name == "Open MPI":
         words += ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        words += ["--with-ft", "ulfm"] if launcher.survives_ranks else []
+        words += ["--with-ft", "ulfm"] if launcher.survives_ranks and "--with-ft" not in options else []
         words += _shared_cores(ranks, cores, options)
         for variable in _passed_on(environ):
             words += ["-x", variable]

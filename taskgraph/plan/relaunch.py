@@ -22,8 +22,6 @@ GENERATIONS = 1 << 20
 """How many generations an attempt may have."""
 ATTEMPTS = 1 << 12
 """How many attempts a run may have: a generation has 32 bits."""
-_KILLED = 128
-"""Above this a status tells of a signal that ended a rank."""
 FRUITLESS = 3
 """Relaunches without progress, one after the other, that end the job."""
 
@@ -114,7 +112,7 @@ def after(attempts: Sequence[Attempt], limit: int) -> Verdict:
         return Done(last.ending.status, last.ending.describe())
     if last.interrupted:
         return GiveUp(128 + last.interrupted, f"ended by signal {last.interrupted}")
-    if not last.reached and 0 <= last.status <= _KILLED:
+    if not last.reached and not _tells_of_signal(last.status):
         return _ended_by_itself(last)
     told = f"the launcher {_ended(last.status)} while the job was not over"
     fruitless = _fruitless(attempts)
@@ -125,6 +123,11 @@ def after(attempts: Sequence[Attempt], limit: int) -> Verdict:
             _failure(last), f"{told}; it has been launched again {len(attempts) - 1} times, which is the limit"
         )
     return Relaunch(told)
+
+
+def _tells_of_signal(status: int) -> bool:
+    """Whether the launcher was killed, or says as a shell does that a rank was."""
+    return status < 0 or 128 < status <= 128 + 64
 
 
 def _ended_by_itself(last: Attempt) -> Verdict:
