@@ -10,7 +10,9 @@
     │   ├── CoordinatorUnreachable
     │   ├── RunReplaced         another run of this job name holds the keys now
     │   └── RunWiped            the keys of this run are gone: etcd lost its data
-    └── PeerLost                a rank died; the next generation repairs it
+    ├── PeerLost                a rank died; the next generation repairs it
+    └── CheckpointError         a checkpoint cannot be written or read now; a healthy job goes on
+        └── CheckpointDamaged   this one never can: the one before is used
 
     EpochAborted (BaseException)    unwinds user code; internal, nobody catches it but the worker
 """
@@ -102,6 +104,14 @@ class PeerLost(TaskgraphError):
         super().__init__(f"rank {rank} was lost while {doing}")
         self.rank = rank
         self.doing = doing
+
+
+class CheckpointError(TaskgraphError):
+    """What checkpoints are kept in did not do what was asked of it, or there is no checkpoint that can be used."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A file of a checkpoint is not what was written, or is not there."""
 
 
 class EpochAborted(BaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from taskgraph.cli.chaos import chaos
+from taskgraph.cli.checkpoint import checkpoint
 from taskgraph.cli.run import run
 
 
@@ -15,3 +16,4 @@ def main() -> None:
 
 main.add_command(chaos)
 main.add_command(run)
+main.add_command(checkpoint)
