@@ -13,6 +13,8 @@ mpi4py.rc.initialize = False
 from mpi4py import MPI  # noqa: E402, F401
 from mypy.stubtest import main  # noqa: E402
 
-CONFIG = Path(__file__).resolve().parent.parent / "pyproject.toml"
-sys.argv[1:] = ["taskgraph._native", "--mypy-config-file", str(CONFIG), *sys.argv[1:]]
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "pyproject.toml"
+MODULES = [f"taskgraph._native.{stub.stem}" for stub in sorted((ROOT / "taskgraph/_native").glob("*.pyi"))]
+sys.argv[1:] = [*MODULES, "--mypy-config-file", str(CONFIG), *sys.argv[1:]]
 sys.exit(main())
