@@ -12,7 +12,6 @@ import pytest
 from kept_machine import LIMIT_S, RUN, Machine, expect, tell, until, wait_for_end
 
 from taskgraph.backends.etcd import EtcdCoordinator
-from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.processes import Process, Watch, kill
 from taskgraph.errors import UsageError
 from taskgraph.plan.ending import Ending
@@ -129,7 +128,7 @@ def test_the_keeper_with_etcd_lets_others_go_first(there: Machine) -> None:
 
 def test_the_users_etcd_keeps_the_ending_and_no_host(there: Machine, tmp_path: Path) -> None:
     keeping = EtcdKeeping(tmp_path / "users-etcd")
-    access = EtcdAccess(endpoints=(keeping.begin(),))
+    access = keeping.begin()
     try:
         host = there.host(1, etcd="none")
         tell_etcd(host, access)

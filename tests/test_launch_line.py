@@ -21,7 +21,7 @@ HYDRA = Launcher("/mpi/mpiexec", Mpi("MPICH", "4.3"))
 
 SAYS = {
     "open5": "mpirun (Open MPI) 5.0.3",
-    "open4": "mpirun (Open MPI) 4.1.4",
+    "open4": "mpirun.openmpi (OpenRTE) 4.1.4",
     "hydra": "HYDRA build details:\n    Version:                                 4.3.1",
     "intel": "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230306",
     "other": "a program of another kind",

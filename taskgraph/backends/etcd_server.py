@@ -1,4 +1,6 @@
-"""The etcd that a job brings itself: one member, on loopback, with its data in a private directory.
+"""The etcd that a job brings itself: one member, with its data in a private directory.
+
+It listens on loopback; beyond, only with TLS and only for who has a certificate of the run's own authority.
 
 Nothing here imports gRPC: a keeper starts etcd first and takes its time with the client afterwards.
 """
@@ -12,14 +14,18 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from taskgraph.backends.addresses import endpoint
+from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_program import find_etcd
 from taskgraph.backends.processes import Process, alive, kill, tied
+from taskgraph.backends.tls import TlsFiles
 from taskgraph.errors import CoordinatorError, UsageError
 
 log = logging.getLogger(__name__)
@@ -47,7 +53,7 @@ class EtcdServer:
     pid, start_time
         Its process; the second, in clock ticks since boot, tells it from a later one with the same pid.
     endpoint
-        Where clients reach it, ``host:port``.
+        Where clients on this machine reach it, ``host:port``.
     directory
         Holds its data and its log, ``etcd.log``.
     """
@@ -67,6 +73,19 @@ class EtcdServer:
     def alive(self) -> bool:
         """Whether the process is there."""
         return alive(self.process)
+
+    def access(self) -> EtcdAccess:
+        """Return how it is reached, secrets included."""
+        files = TlsFiles(Path(self.directory) / "tls")
+        if not files.addresses():
+            return EtcdAccess(endpoints=(self.endpoint,))
+        port = _port(self.endpoint)
+        return EtcdAccess(
+            endpoints=tuple(endpoint(address, port) for address in files.addresses()),
+            ca=files.ca.read_text(encoding="ascii"),
+            cert=files.client_cert.read_text(encoding="ascii"),
+            key=files.client_key.read_text(encoding="ascii"),
+        )
 
     def stop(self) -> None:
         """Kill it and wait for its end; the data stay. Idempotent.
@@ -89,12 +108,14 @@ class EtcdServer:
     def restart(self, timeout_s: float = 10.0, *, ends_with_parent: bool = False) -> EtcdServer:
         """Stop it if it runs, and start it on its data, at the same endpoint. Arguments and errors as for `start`."""
         self.stop()
-        port = int(self.endpoint.rpartition(":")[2])
+        port = _port(self.endpoint)
         return _start(find_etcd(), Path(self.directory), [port] * _PORTS_TRIED, timeout_s, ends_with_parent)
 
 
-def start(directory: Path, timeout_s: float = 10.0, *, ends_with_parent: bool = False) -> EtcdServer:
-    """Start an etcd on free ports of loopback and wait until it serves.
+def start(
+    directory: Path, timeout_s: float = 10.0, *, addresses: Sequence[str] = (), ends_with_parent: bool = False
+) -> EtcdServer:
+    """Start an etcd on free ports and wait until it serves.
 
     Parameters
     ----------
@@ -102,6 +123,8 @@ def start(directory: Path, timeout_s: float = 10.0, *, ends_with_parent: bool = 
         For data and log. It is made if it is missing, and must be of mode 0700 if it is not.
     timeout_s
         The limit for all of it, in seconds.
+    addresses
+        Of this machine, where others are to reach it; with any, TLS is on. None: loopback only.
     ends_with_parent
         Let the kernel kill it when the thread that calls this ends.
 
@@ -116,7 +139,13 @@ def start(directory: Path, timeout_s: float = 10.0, *, ends_with_parent: bool = 
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_mode & 0o077:
         raise UsageError(f"{directory} is open to other users: etcd's data need a directory of mode 0700")
+    if addresses:
+        TlsFiles(directory / "tls").make(addresses)
     return _start(find_etcd(), directory, _free_ports(), timeout_s, ends_with_parent)
+
+
+def _port(where: str) -> int:
+    return int(where.rpartition(":")[2])
 
 
 def _free_ports() -> Iterator[int]:
@@ -144,7 +173,7 @@ def _start(
     words = "no port was free"
     for port in ports:
         child, words_from = _spawn(program, directory, port, flags, ends_with_parent)
-        if _serves(child, port, begin + timeout_s):
+        if _serves(child, port, TlsFiles(directory / "tls"), begin + timeout_s):
             server = _of(child, port, directory)
             log.info("etcd serves at %s after %.0f ms", server.endpoint, 1000 * (time.monotonic() - begin))
             return server
@@ -183,12 +212,7 @@ def _flags(directory: Path, port: int) -> list[str]:
     peer = f"http://{_LOOPBACK}:1"  # never dialled: there is but one member
     return [
         *("--name", "taskgraph", "--data-dir", str(directory / "data")),
-        *(
-            "--listen-client-urls",
-            f"http://{_LOOPBACK}:{port}",
-            "--advertise-client-urls",
-            f"http://{_LOOPBACK}:{port}",
-        ),
+        *_client_flags(TlsFiles(directory / "tls"), port),
         *("--listen-peer-urls", f"http://{_LOOPBACK}:0", "--initial-advertise-peer-urls", peer),
         *("--initial-cluster", f"taskgraph={peer}"),
         # A lone member waits for an election timeout before it elects itself: that is most of the time of a start.
@@ -199,11 +223,26 @@ def _flags(directory: Path, port: int) -> list[str]:
     ]
 
 
-def _serves(child: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+def _client_flags(tls: TlsFiles, port: int) -> list[str]:
+    addresses = [_LOOPBACK, *tls.addresses()]
+    if len(addresses) == 1:
+        url = f"http://{_LOOPBACK}:{port}"
+        return ["--listen-client-urls", url, "--advertise-client-urls", url]
+    urls = ",".join(f"https://{endpoint(address, port)}" for address in addresses)
+    return [
+        *("--listen-client-urls", urls, "--advertise-client-urls", urls, "--client-cert-auth"),
+        *("--trusted-ca-file", str(tls.ca), "--cert-file", str(tls.cert), "--key-file", str(tls.key)),
+    ]
+
+
+def _serves(child: subprocess.Popen[bytes], port: int, tls: TlsFiles, deadline: float) -> bool:
     """Wait until it is well. Where it ends, or the time does, end it and return False."""
+    context = tls.client() if tls.addresses() else None
     try:
         while child.poll() is None and time.monotonic() < deadline:
-            if _is_healthy(port, max(0.1, min(1.0, deadline - time.monotonic()))) and _listens(child.pid, port):
+            if _is_healthy(port, context, max(0.1, min(1.0, deadline - time.monotonic()))) and _listens(
+                child.pid, port
+            ):
                 return True  # if it did not listen, it would be another etcd that has the port
             time.sleep(0.005)
     except BaseException:
@@ -213,8 +252,11 @@ def _serves(child: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
     return False
 
 
-def _is_healthy(port: int, timeout_s: float) -> bool:
-    connection = http.client.HTTPConnection(_LOOPBACK, port, timeout=timeout_s)
+def _is_healthy(port: int, context: ssl.SSLContext | None, timeout_s: float) -> bool:
+    if context is None:
+        connection = http.client.HTTPConnection(_LOOPBACK, port, timeout=timeout_s)
+    else:
+        connection = http.client.HTTPSConnection(_LOOPBACK, port, timeout=timeout_s, context=context)
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == http.client.OK

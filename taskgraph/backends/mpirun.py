@@ -15,7 +15,7 @@ from taskgraph._native.mpi import Mpi
 from taskgraph.errors import UsageError
 
 _NAMES = ("mpirun", "mpiexec", "mpirun.openmpi", "mpiexec.hydra", "mpirun.mpich", "mpiexec.mpich", "mpirun.intel")
-_OPEN_MPI = re.compile(r"\(Open MPI\) ([\w.]+)")
+_OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) ([\w.]+)")  # the second under names such as mpirun.openmpi
 _INTEL = re.compile(r"Intel\(R\) MPI Library[^\n]*?Version ([\w.]+)")
 _HYDRA = re.compile(r"HYDRA build details:\s*Version:\s*([\w.]+)")
 _ASK_S = 60.0

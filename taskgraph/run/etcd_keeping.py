@@ -13,9 +13,11 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from taskgraph.backends import etcd_server
+from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_server import EtcdServer
 from taskgraph.backends.processes import Process
 from taskgraph.errors import CoordinatorError, UsageError
@@ -52,8 +54,13 @@ class EtcdKeeping:
         """Whether it is this keeper that has the etcd."""
         return self._lock is not None
 
-    def begin(self) -> str:
-        """Start etcd, or go on with its data, and return its endpoint.
+    def begin(self, addresses: Sequence[str] = ()) -> EtcdAccess:
+        """Start etcd, or go on with its data, and return how it is reached.
+
+        Parameters
+        ----------
+        addresses
+            Where it is to be reached from other machines, with certificates. None: from this machine only, without.
 
         Raises
         ------
@@ -68,8 +75,8 @@ class EtcdKeeping:
             server = self._recorded()
             if server is None:
                 raise UsageError(f"{self._data} is in use: another keeper of this machine has the etcd of this run")
-            return server.endpoint
-        return self._run(self._recorded(), _START_S).endpoint
+            return server.access()
+        return self._run(self._recorded(), _START_S, addresses).access()
 
     def look(self) -> Process | None:
         """See that etcd runs: start it again if it does not, take it over if its keeper is gone.
@@ -88,7 +95,7 @@ class EtcdKeeping:
             return None
         log.warning("the etcd of this job is gone: it is started again on its data")
         try:
-            return self._run(server, _RESTART_S).process
+            return self._run(server, _RESTART_S, ()).process
         except (CoordinatorError, UsageError) as error:
             log.error("the etcd of this job does not start again: %s", error)
             self._not_before = time.monotonic() + _PAUSE_S
@@ -125,9 +132,9 @@ class EtcdKeeping:
         write_process(self._data / "owner", Process.current(), machine())
         return True
 
-    def _run(self, server: EtcdServer | None, timeout_s: float) -> EtcdServer:
+    def _run(self, server: EtcdServer | None, timeout_s: float, addresses: Sequence[str]) -> EtcdServer:
         if server is None:
-            self._server = etcd_server.start(self._data, timeout_s, ends_with_parent=True)
+            self._server = etcd_server.start(self._data, timeout_s, addresses=addresses, ends_with_parent=True)
         else:
             self._server = server.restart(timeout_s, ends_with_parent=True)
         fields = [self._server.pid, self._server.start_time, self._server.endpoint, self._server.directory]

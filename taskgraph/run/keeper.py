@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from taskgraph.backends.addresses import own_addresses
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
@@ -89,7 +90,7 @@ class Keeper:
         self._watch = Watch()
         self._bell = os.open(directory.bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._watch.add_descriptor(self._bell)
-        self._etcd = None if spec.etcd == "none" else EtcdKeeping(directory.etcd_data())
+        self._etcd = EtcdKeeping(directory.etcd_data()) if spec.etcd in ("serve", "stand by") else None
         self._sidecar: Sidecar | None = None
         self._ending: Ending | None = None
         self._phase = Phase.SERVING
@@ -282,8 +283,8 @@ class Keeper:
     def _serve_etcd(self, etcd: EtcdKeeping) -> None:
         """Start etcd, or go on with it, and say how it is reached; or say why not."""
         try:
-            endpoint = etcd.begin()
-            write_atomically(self._directory.etcd_access, EtcdAccess(endpoints=(endpoint,)).encode())
+            access = etcd.begin(own_addresses() if self._spec.several_machines else ())
+            write_atomically(self._directory.etcd_access, access.encode())
         except TaskgraphError as error:
             log.error("the job's etcd does not start: %s", error)
             write_atomically(self._directory.problem, str(error))
@@ -307,7 +308,7 @@ class Keeper:
             duties=[lease],
             recovery=recovery,
             on_fault=lambda error: os._exit(1),  # a rank starts another
-            patience=Patience(own=self._etcd is not None, lost_after_s=self._spec.etcd_lost_after_s),
+            patience=Patience(own=self._spec.etcd != "none", lost_after_s=self._spec.etcd_lost_after_s),
         )
         self._sidecar.start()
 

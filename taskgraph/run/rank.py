@@ -25,6 +25,7 @@ from taskgraph.program.graph import TaskGraph, check
 from taskgraph.run.beside import Beside, Shared
 from taskgraph.run.blame import ending_of
 from taskgraph.run.control import JobEnded
+from taskgraph.run.etcd_start import find_etcd
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.leaving import leave_hard, leave_through_mpi
@@ -39,7 +40,6 @@ from taskgraph.run.startup import (
     Site,
     StartFailed,
     begin,
-    find_etcd,
     lay_out,
     meet,
     prepare_host,

@@ -11,7 +11,7 @@ from taskgraph.config import Placement
 from taskgraph.ids import Host, Rank
 from taskgraph.run.supervised import Supervised
 
-EtcdPart = Literal["none", "serve", "stand by"]
+EtcdPart = Literal["none", "serve", "stand by", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,10 @@ class KeeperSpec:
         The processes that launched the ranks, on this machine. When one of them is gone the job is.
     etcd
         ``"serve"``: start the etcd that the job brings, and say in the host's directory how it is reached. ``"stand
-        by"``: go on with it if its keeper is lost; for other hosts on the same machine.
+        by"``: go on with it if its keeper is lost; for other hosts on the same machine. ``"elsewhere"``: another
+        machine has it. ``"none"``: the user's is used.
+    several_machines
+        Whether ranks on other machines have to reach it.
     supervised
         The option of that name, see `taskgraph.run.supervised`.
     supervisor
@@ -56,6 +59,7 @@ class KeeperSpec:
     etcd_lost_after_s: float = 60.0
     launcher: tuple[Process, ...] = ()
     etcd: EtcdPart = "none"
+    several_machines: bool = False
     supervised: str | None = None
     supervisor: Process | None = None
 

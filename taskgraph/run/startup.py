@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.coordinator import Coordinator
-from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import detect, launchers, mpi_files
 from taskgraph.backends.processes import Process
 from taskgraph.backends.slots import SlotDir
@@ -26,13 +25,13 @@ from taskgraph.plan import records
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.layout import Layout, assign
 from taskgraph.plan.revival import Inherited
-from taskgraph.run.guard import start_keeper, tell_etcd, wait_for_etcd
+from taskgraph.run.guard import start_keeper
 from taskgraph.run.hostdir import HostDir, machine
 from taskgraph.run.inheritance import inherit, pass_on
 from taskgraph.run.records import write_atomically
 from taskgraph.run.reviving import first_decision
 from taskgraph.run.roster import add_rank
-from taskgraph.run.spec import KeeperSpec
+from taskgraph.run.spec import EtcdPart, KeeperSpec
 from taskgraph.run.supervised import Supervised
 
 if TYPE_CHECKING:
@@ -106,6 +105,11 @@ class Site:
     def index(self) -> int:
         """Position of this rank among those of its host."""
         return self.local.index(self.rank)
+
+    @property
+    def machine_count(self) -> int:
+        """Number of machines."""
+        return len(set(self.machines))
 
     @property
     def ranks_here(self) -> int:
@@ -262,8 +266,6 @@ def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[H
 
 
 def _spec(config: Config, site: Site) -> KeeperSpec:
-    with_root = site.machines[site.rank] == site.machines[ROOT]
-    own_etcd = not config.etcd and with_root
     return KeeperSpec(
         job=config.name,
         run=site.run,
@@ -277,35 +279,17 @@ def _spec(config: Config, site: Site) -> KeeperSpec:
         launcher=launchers(Process.current()),
         supervised=config.supervised,
         supervisor=None if site.attempt is None else site.attempt.supervisor(),
-        etcd="none" if not own_etcd else "serve" if site.host == site.hosts[ROOT] else "stand by",
+        etcd=_etcd_part(config, site),
+        several_machines=site.machine_count > 1,
     )
 
 
-def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: HostDir) -> EtcdAccess:
-    """Return how etcd is reached: the user's, or the one that the root's keeper starts.
-
-    Raises
-    ------
-    StartFailed
-    """
-
-    def find() -> EtcdAccess | None:
-        if not config.etcd and len(set(site.machines)) > 1:
-            raise UsageError(
-                f"the ranks are on {len(set(site.machines))} machines, and the job's own etcd can be reached on its "
-                "own machine only: name the endpoints of an etcd in Job(etcd=...) or TASKGRAPH_ETCD"
-            )
-        if site.rank != ROOT:
-            return None
-        if config.etcd:
-            return EtcdAccess.of_config(config)
-        return wait_for_etcd(directory, config.etcd_timeout_s)
-
-    found = together(communicator, find)
-    access: EtcdAccess = communicator.bcast(found, root=ROOT)
-    if site.rank == site.local[0] and (config.etcd or site.host != site.hosts[ROOT]):
-        tell_etcd(directory, access)
-    return access
+def _etcd_part(config: Config, site: Site) -> EtcdPart:
+    if config.etcd:
+        return "none"
+    if site.machines[site.rank] != site.machines[ROOT]:
+        return "elsewhere"
+    return "serve" if site.host == site.hosts[ROOT] else "stand by"
 
 
 def begin(
