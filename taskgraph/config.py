@@ -18,6 +18,7 @@ from taskgraph.errors import UsageError
 Placement = Literal["buddy", "dedicated"]
 Progress = Literal["auto", "bar", "lines", "off"]
 Waiting = Literal["auto", "spin", "yield"]
+Resuming = Literal["auto", "never", "require"]
 
 PREFIX = "TASKGRAPH_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -45,6 +46,16 @@ class Config:
     """``"buddy"``: every rank works and backs up others; ``"dedicated"``: backup ranks wait."""
     protect_every: int = 1
     """Epochs between two snapshots of the protected state, at least 1."""
+    checkpoint: str | None = None
+    """Where to write checkpoints: any URL that fsspec knows, the same place for all ranks; None: nowhere."""
+    checkpoint_every: int | Literal["auto"] = "auto"
+    """Epochs between two checkpoints, a multiple of `protect_every`; ``"auto"``: so often that least time is lost, by
+    what one was measured to cost and by `mtbf_s`."""
+    resume: Resuming = "auto"
+    """``"auto"``: go on from the newest complete checkpoint of an unfinished job of this name, where there is one;
+    ``"require"``: there has to be one; ``"never"``: begin afresh."""
+    mtbf_s: float = 86400.0
+    """Seconds expected between two failures that only a checkpoint helps against, 1 to 1e9."""
     seed: int = 0
     """Seed of every ``ctx.rng``, at least 0."""
     etcd: tuple[str, ...] = ()
@@ -105,7 +116,10 @@ class Config:
         self._bound("abort_grace_s", 0, 3600)
         self._bound("etcd_lost_after_s", 1, 86400)
         self._bound("stall_timeout_s", 0, 86400)
-        for option, allowed in (("placement", Placement), ("progress", Progress), ("waiting", Waiting)):
+        self._bound("mtbf_s", 1, 1e9)
+        self._check_checkpoints()
+        choices = (("placement", Placement), ("progress", Progress), ("waiting", Waiting), ("resume", Resuming))
+        for option, allowed in choices:
             if getattr(self, option) not in get_args(allowed):
                 raise UsageError(f"{option}={getattr(self, option)!r} is none of {', '.join(get_args(allowed))}")
         self._check_etcd()
@@ -117,6 +131,19 @@ class Config:
             raise UsageError(f"{option}={value!r} is not {'a number' if in_seconds else 'an integer'}")
         if not low <= value <= high:
             raise UsageError(f"{option}={value!r} is out of bounds: {low} to {high}")
+
+    def _check_checkpoints(self) -> None:
+        if self.checkpoint is not None and (not isinstance(self.checkpoint, str) or not self.checkpoint):
+            raise UsageError(f"checkpoint={self.checkpoint!r} is no URL: give a str that fsspec understands")
+        if self.checkpoint_every != "auto":
+            self._bound("checkpoint_every", 1, 2**31 - 1)
+            if self.checkpoint_every % self.protect_every:
+                raise UsageError(
+                    f"checkpoint_every={self.checkpoint_every} is no multiple of protect_every={self.protect_every}: "
+                    "a checkpoint is made of snapshots of the protected state"
+                )
+        if self.resume == "require" and self.checkpoint is None:
+            raise UsageError("resume='require' needs a checkpoint to go on from: say where in checkpoint=")
 
     def _check_etcd(self) -> None:
         for endpoint in self.etcd:
@@ -184,6 +211,8 @@ def _endpoints(text: str) -> tuple[str, ...]:
 
 def _parse(variable: str, text: str, kind: str) -> object:
     try:
+        if "auto" in kind and text == "auto":
+            return text
         if kind.startswith("int"):
             return int(text)
         if kind.startswith("float"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from taskgraph.backends.launcher import detect
-from taskgraph.config import Config, Placement
+from taskgraph.config import Config, Placement, Resuming
 from taskgraph.errors import UsageError
 from taskgraph.ids import TaskId
 from taskgraph.plan.faults import Draw, Fault, parse
@@ -43,6 +43,12 @@ class Job:
         Backup replicas of each task.
     placement
         ``"buddy"``: every rank runs tasks and backs up others'; ``"dedicated"``: backup ranks wait.
+    checkpoint
+        URL where checkpoints are written and, at the start, looked for; None: nowhere.
+    checkpoint_every
+        Epochs between two of them; ``"auto"``, the default: as measured cost and expected failures suggest.
+    resume
+        ``"auto"``, ``"never"``, ``"require"``: whether to go on from the newest complete one.
     seed
         Of every task's ``ctx.rng``.
     etcd
@@ -65,6 +71,9 @@ class Job:
         epochs: int | None = None,
         backups: int | None = None,
         placement: Placement | None = None,
+        checkpoint: str | None = None,
+        checkpoint_every: int | Literal["auto"] | None = None,
+        resume: Resuming | None = None,
         seed: int | None = None,
         etcd: str | Sequence[str] | None = None,
         **options: Any,
@@ -84,6 +93,9 @@ class Job:
             epochs=epochs,
             backups=backups,
             placement=placement,
+            checkpoint=checkpoint,
+            checkpoint_every=checkpoint_every,
+            resume=resume,
             seed=seed,
             etcd=etcd if etcd is None or isinstance(etcd, str) else tuple(etcd),
             **options,

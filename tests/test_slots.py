@@ -160,6 +160,26 @@ def test_a_commit_frees_every_task_or_one(host):
     assert host.held() == []
 
 
+def test_a_boundary_that_is_held_back_outlives_commits_and_keeps_nobody_from_writing(host):
+    host.slots.room += 1
+    host.slots.hold_back(2)
+    holder = host.holder()
+    for boundary in range(20):
+        assert not isinstance(holder.write(boundary, 0, host.parts), Refusal)
+        SlotDir.open(host.slots.path).free_below(boundary - 1, 0)
+        assert (host.slots.find(0, 2) is None) == (boundary < 2)
+    host.slots.hold_back(19)
+    for boundary in range(20, 40):
+        assert not isinstance(holder.write(boundary, 0, host.parts), Refusal)
+        host.slots.free_below(boundary - 1, 0)
+        assert host.slots.find(0, 2) is None
+        assert host.slots.verify(host.slots.find(0, 19)) is None
+    assert SlotDir.open(host.slots.path).held_back == 19
+    host.slots.hold_back(-1)
+    host.slots.free_below(40, 0)
+    assert host.held() == []
+
+
 def test_a_snapshot_that_was_freed_is_gone_for_who_still_names_it(host):
     holder = host.holder()
     held = holder.write(0, 0, host.parts).held

@@ -3,6 +3,7 @@
 One file, a header of two lines of 64 bytes, then a line for each slot::
 
     header   0: magic   8: number of slots   16: run (16 bytes)      64: floor   72: slots ever used
+             80: boundary held back, plus 1
     slot     0: word (`slotword.pxd`)   8: owner   16: task   24: boundary   32: generation that wrote
              40: check of 16 to 39 and of the word's cycle
 
@@ -45,6 +46,7 @@ cdef enum:
     BOUNDARY = 3
     GENERATION = 4
     CHECK = 5
+    HELD_BACK = 2
 
 EMPTY, TAKING, MAKING, FREE, WRITING, WHOLE, REFUSED, DAMAGED = (
     _EMPTY, _TAKING, _MAKING, _FREE, _WRITING, _WHOLE, _REFUSED, _DAMAGED)
@@ -126,6 +128,15 @@ cdef class SlotTable:
     def floor(self):
         """The lowest generation that may still change a slot."""
         return load(self.words + WORDS)
+
+    @property
+    def held_back(self):
+        """The boundary whose snapshots `free_below` leaves, for somebody who copies them elsewhere; -1: none."""
+        return <int64_t>load(self.words + WORDS + HELD_BACK) - 1
+
+    @held_back.setter
+    def held_back(self, int64_t boundary):
+        store(self.words + WORDS + HELD_BACK, <uint64_t>(boundary + 1))
 
     def raise_floor(self, uint64_t generation):
         """Let no generation below this one begin, complete or free a slot from now on (rules 2 and 4)."""
@@ -282,20 +293,22 @@ cdef class SlotTable:
                 return 0
 
     def free_below(self, int64_t boundary, uint64_t generation, int64_t task=-1):
-        """Free every whole snapshot of a boundary below this one, of all tasks or one.
+        """Free every whole snapshot of a boundary below this one and not held back, of all tasks or one.
 
         Return 0, or FENCED where the generation is over; some may have been freed by then.
         """
         cdef int i
         cdef uint64_t now, cycle
-        cdef int64_t at
+        cdef int64_t at, kept = <int64_t>load(self.words + WORDS + HELD_BACK) - 1
         cdef uint64_t* word
         for i in range(<int>self.used()):
             word = self.line(i)
             while True:
                 now = load(word)
                 at = <int64_t>load(word + BOUNDARY)
-                if state_of(now) != _WHOLE or at >= boundary or (task >= 0 and <int64_t>load(word + TASK) != task):
+                if state_of(now) != _WHOLE or at >= boundary or at == kept:
+                    break
+                if task >= 0 and <int64_t>load(word + TASK) != task:
                     break
                 cycle = cycle_of(now)
                 if load(word + CHECK) != self.stamp_check(word, cycle):

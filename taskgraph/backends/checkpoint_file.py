@@ -117,12 +117,14 @@ def write(stream: Stream, head: Head, parts: Sequence[Memory], is_good: Callable
     Parameters
     ----------
     is_good
-        Asked once all is written: whether the parts were left alone meanwhile. If not, no reader will take the file.
+        Asked now and then, and in the end: whether the parts were left alone. If not, no reader takes the file.
     """
     check = xxhash.xxh3_128()
     for piece in (head.encode(), *parts):
         memory = memoryview(piece)
         for at in range(0, len(memory), _CHUNK):
+            if not is_good():
+                return False
             chunk = memory[at : at + _CHUNK]
             check.update(chunk)
             stream.write(chunk)

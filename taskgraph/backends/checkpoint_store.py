@@ -25,7 +25,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from taskgraph.backends.checkpoint_file import Head, Memory, Reader, write
-from taskgraph.errors import CheckpointDamaged, CheckpointError
+from taskgraph.errors import CheckpointDamaged, CheckpointError, TaskgraphError
 from taskgraph.ids import TaskId
 from taskgraph.plan.checkpoints import few
 from taskgraph.plan.manifest import Manifest, Name
@@ -260,7 +260,7 @@ class CheckpointStore:
         """Turn whatever a filesystem raises into one error that says where and what."""
         try:
             yield
-        except CheckpointError:
+        except TaskgraphError:
             raise
         except Exception as error:
             raise CheckpointError(f"{self.url}: cannot {doing}: {type(error).__name__}: {error}") from error

@@ -14,7 +14,7 @@ from taskgraph._native.blocks import Blocks
 from taskgraph.backends.slot_delta import DeltaHead, Snapshot
 from taskgraph.backends.slot_file import BLOCK, Form, Held, History, Part
 from taskgraph.backends.slot_pool import SlotPool
-from taskgraph.backends.slots import KEPT, Refusal, SlotDir
+from taskgraph.backends.slots import Refusal, SlotDir
 from taskgraph.ids import Epoch, Generation, TaskId
 
 _Fill: TypeAlias = Callable[[Blocks, Blocks | None], bool]
@@ -183,7 +183,7 @@ class Holder:
         there = self._table.whole(self.task)
         if any(entry[3:] == (draft.boundary, draft.generation) for entry in there):
             return Refusal.HELD
-        if len(there) >= KEPT:
+        if len(there) >= self._slots.room:
             return Refusal.FULL
         while True:
             index = self._pool.ready(draft.lengths, len(draft.history))

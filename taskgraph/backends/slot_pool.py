@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from taskgraph._native import slots as native
 from taskgraph.backends.slot_file import Form, Held, Layout, SlotFile
-from taskgraph.backends.slots import KEPT, SlotDir, gone
+from taskgraph.backends.slots import SlotDir, gone
 from taskgraph.errors import UsageError
 from taskgraph.ids import TaskId
 
@@ -51,17 +51,17 @@ class SlotPool:
             raise
 
     def _reserve(self) -> None:
-        """Have three slots, counting whole ones of processes that are gone: once freed, they are taken over."""
+        """Have all slots, counting whole ones of processes that are gone: once freed, they are taken over."""
         self._adopt()
         whole = [entry[0] for entry in self._table.whole(self._task)]
         coming = [index for index in whole if gone(self._table.owner(index))]
-        while len(self.own) + len(coming) < KEPT:
+        while len(self.own) + len(coming) < self._slots.room:
             self._add()
 
     def _adopt(self) -> None:
         """Take over slots of this task that hold nothing and whose writer is gone, as many as are missing."""
         for index, cycle, _, owner, _ in self._table.others(self._task):
-            if len(self.own) >= KEPT:
+            if len(self.own) >= self._slots.room:
                 return
             if gone(owner) and self._table.take(index, cycle, self._task, self._slots.owner):
                 self._make(index)
@@ -96,7 +96,7 @@ class SlotPool:
             It needs more room than there is.
         """
         free = next(self._free(), None)
-        if free is None and len(self.own) < KEPT:
+        if free is None and len(self.own) < self._slots.room:
             self._adopt()
             free = next(self._free(), None)
         if free is None:

@@ -51,6 +51,8 @@ class SlotDir:
 
     def __init__(self, path: Path, table: SlotTable) -> None:
         self.path = path
+        self.room = KEPT
+        """Slots that a task has: one more where boundaries are held back, so that nobody waits for these."""
         self.table = table
         self.owner = owner_word(Process.current())
         self._prefix = str(self.file(0)).removesuffix("0")
@@ -109,6 +111,17 @@ class SlotDir:
     def admits(self, generation: Generation) -> bool:
         """Whether a generation is not over here: ask before an ack, a contribution to a commit, a `committed`."""
         return self.table.floor <= generation
+
+    # ---- what is held back ----
+
+    @property
+    def held_back(self) -> Epoch:
+        """The boundary whose snapshots no commit frees, since they go into a checkpoint; -1: none."""
+        return self.table.held_back
+
+    def hold_back(self, boundary: Epoch) -> None:
+        """Hold a boundary back in place of the one before. It may lie ahead; what is freed already does not return."""
+        self.table.held_back = boundary
 
     # ---- what is held ----
 

@@ -81,8 +81,8 @@ def show(url: str, name: str | None, job: str | None) -> None:
             for task in range(manifest.num_tasks):
                 with store.open_task(manifest, task) as reader:
                     head = reader.head
-                    parts = zip(head.parts, head.lengths, strict=True)
-                    click.echo(f"  task {task}: " + "; ".join(f"{p.describe()} ({n} bytes)" for p, n in parts))
+                parts = zip(head.parts, head.lengths, strict=True)
+                click.echo(f"  task {task}: " + "; ".join(f"{p.describe()} ({n} bytes)" for p, n in parts))
 
 
 _INCOMPLETE = "incomplete: it has no manifest"

@@ -32,7 +32,8 @@ def to_restore(decision: Decision, rank: Rank, kept: Kept) -> Restore | Overtake
         if slot is None:
             return Overtaken(Held(task, decision.boundary, -1))
         slots.append(slot)
-    return Restore(decision.boundary, tuple(slots), tuple(rebuild), decision.layout.backups_of(rank))
+    backups = decision.layout.backups_of(rank)
+    return Restore(decision.boundary, tuple(slots), tuple(rebuild), backups, decision.checkpoint)
 
 
 def ends_with(decision: Decision, epochs: int | None, no_end: int) -> int:

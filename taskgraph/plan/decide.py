@@ -10,6 +10,7 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import Holdings
 from taskgraph.plan.lineage import History
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.relocation import relocate
 from taskgraph.plan.resume import Resume, resume
 
@@ -23,6 +24,7 @@ def decide(
     backups: int,
     placement: Placement,
     by: str,
+    checkpoint: Name | None = None,
 ) -> Decision | Ending:
     """Propose the generation after `before`.
 
@@ -36,15 +38,17 @@ def decide(
         The resume boundaries of all generations up to `before`.
     by
         The unit that decides.
+    checkpoint
+        The newest that is complete, as far as the unit has heard; None: there is none.
 
     Returns
     -------
     Decision or Ending
-        The end, where memory holds no cut any more.
+        The end, where memory holds no cut any more and there is no checkpoint.
     """
     host_of = {rank: host for rank, host in before.host_of.items() if rank not in dead}
     live = {host: holdings[host] for host in dict.fromkeys(host_of.values())}
-    found = resume(before, live, history)
+    found = resume(before, live, history, checkpoint)
     if found.boundary is None:
         return _lost(before, found, backups)
     newly_dead = tuple(rank for rank in before.live if rank in dead)
@@ -55,6 +59,7 @@ def decide(
         boundary=found.boundary,
         holders=found.holders,
         rebuild=found.rebuild,
+        checkpoint=found.checkpoint if found.rebuild else None,
         safe=found.safe,
         delivered=found.delivered,
         first=before.first,

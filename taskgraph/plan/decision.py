@@ -14,6 +14,7 @@ from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.lineage import History
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.relaunch import failures_before
 
 
@@ -35,7 +36,10 @@ class Decision:
     holders
         By task: the hosts that hold its snapshot of `boundary`.
     rebuild
-        Tasks of which no host does: `init` makes them anew.
+        Tasks of which no host does: `init` makes them anew, and `checkpoint` fills them.
+    checkpoint
+        The one of `boundary` that tasks to be rebuilt are filled from; None: `init` is enough. Ranks never look for
+        one themselves.
     safe, delivered
         The newest boundary known to be safe, at most `boundary`, and how far ``committed`` is known to have been called
         for every task.
@@ -66,6 +70,7 @@ class Decision:
     boundary: Epoch
     holders: tuple[frozenset[Host], ...]
     rebuild: tuple[TaskId, ...] = ()
+    checkpoint: Name | None = None
     safe: Epoch
     delivered: Epoch
     first: Epoch = 0
@@ -114,6 +119,7 @@ class Decision:
                 "boundary": self.boundary,
                 "holders": [sorted(number[host] for host in some) for some in self.holders],
                 "rebuild": self.rebuild,
+                "checkpoint": None if self.checkpoint is None else str(self.checkpoint),
                 "safe": self.safe,
                 "delivered": self.delivered,
                 "first": self.first,
@@ -143,6 +149,7 @@ class Decision:
                 boundary=int(read["boundary"]),
                 holders=tuple(frozenset(hosts[at] for at in some) for some in read["holders"]),
                 rebuild=tuple(read["rebuild"]),
+                checkpoint=None if read["checkpoint"] is None else Name.read(read["checkpoint"]),
                 safe=int(read["safe"]),
                 delivered=int(read["delivered"]),
                 first=int(read["first"]),
@@ -163,11 +170,19 @@ def start(
     host_of: Mapping[Rank, Host],
     layout: Layout,
     *,
-    first: Epoch = 0,
+    checkpoint: Name | None = None,
+    delivered: Epoch = 0,
     stateless: Iterable[TaskId] = (),
     by: str = "start",
 ) -> Decision:
-    """Return the decision of generation 0: every task is made by `init`."""
+    """Return the decision of generation 0: `init` makes every task, and the checkpoint fills it if there is one.
+
+    Parameters
+    ----------
+    delivered
+        How far ``committed`` was called for every task before that checkpoint.
+    """
+    first = 0 if checkpoint is None else checkpoint.boundary
     tasks = len(layout.replicas)
     return Decision(
         generation=0,
@@ -176,10 +191,11 @@ def start(
         boundary=first,
         holders=(frozenset(),) * tasks,
         rebuild=tuple(range(tasks)),
+        checkpoint=checkpoint,
         safe=first - 1,  # nothing has been kept yet
-        delivered=first,
+        delivered=delivered,
         first=first,
         stateless=frozenset(stateless),
-        why=f"the job starts at boundary {first}",
+        why=f"the job starts at boundary {first}" + (f", of checkpoint {checkpoint}" if checkpoint else ""),
         by=by,
     )

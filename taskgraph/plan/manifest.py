@@ -34,6 +34,14 @@ class Name(NamedTuple):
         found = _NAME.fullmatch(text)
         return None if found is None else cls(int(found[1]), found[2], int(found[3]))
 
+    @classmethod
+    def read(cls, text: str) -> Name:
+        """Read such a name, where there has to be one. Raises ValueError."""
+        found = cls.parse(text)
+        if found is None:
+            raise ValueError(f"{text!r} names no checkpoint")
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
@@ -105,9 +113,9 @@ def _line(body: bytes) -> bytes:
 def _read(fields: dict[str, Any]) -> Manifest:
     if fields["format"] != _FORMAT:
         raise ValueError(f"the manifest has format {fields['format']!r}, and this version reads {_FORMAT} only")
-    name, sizes = Name.parse(fields["name"]), tuple(map(int, fields["sizes"]))
-    if name is None or not _RUN.fullmatch(fields["origin"]):
-        raise ValueError(f"the manifest names no checkpoint: {fields['name']!r}")
+    name, sizes = Name.read(fields["name"]), tuple(map(int, fields["sizes"]))
+    if not _RUN.fullmatch(fields["origin"]):
+        raise ValueError(f"the manifest names no run: {fields['origin']!r}")
     if len(sizes) != fields["num_tasks"] or min(sizes, default=0) < 0:
         raise ValueError(f"the manifest has {len(sizes)} files of {fields['num_tasks']!r} tasks")
     return Manifest(

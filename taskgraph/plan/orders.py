@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from taskgraph.ids import Epoch, Rank, TaskId
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.messages import Topic
 
 
@@ -44,6 +45,8 @@ class Restore(NamedTuple):
         Fill the protected state of these tasks from the host's slots.
     rebuild
         Make these by `init`, afresh.
+    checkpoint
+        And fill them from this one; None: they are as `init` leaves them.
     backups
         Be a backup of these: a replica that this rank has not had is made by `init`.
     """
@@ -52,6 +55,7 @@ class Restore(NamedTuple):
     slots: tuple[Held, ...]
     rebuild: tuple[TaskId, ...]
     backups: tuple[TaskId, ...]
+    checkpoint: Name | None = None
 
 
 class Snapshot(NamedTuple):

@@ -6,17 +6,26 @@ still names this run is the coordinator's own (`belongs`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from taskgraph.ids import Generation, Host, Rank
+from taskgraph.ids import Epoch, Generation, Host, Rank
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.holdings import Holdings
+from taskgraph.plan.manifest import Name
 
 STATUS = "status"
+WANTED = "checkpoint/wanted"
+NEWEST = "checkpoint/newest"
+
+
+def failed_key(boundary: Epoch, generation: Generation) -> str:
+    """Return the key of why there is no checkpoint of a boundary: the first rank that could not do its part."""
+    return f"checkpoint/failed/{generation}.{boundary}"
 
 
 def dead_key(rank: Rank) -> str:
@@ -69,10 +78,44 @@ def publish(generation: Generation, holdings: Holdings) -> Write:
     return Write({key: holdings.encode()}, (key,))
 
 
-def begin(decision: Decision) -> Write:
-    """Create a generation, if the job is not over."""
+def begin(decision: Decision, newest: Name | None = None) -> Write:
+    """Create a generation, if the job is not over.
+
+    Parameters
+    ----------
+    newest
+        For the first: the newest checkpoint of earlier runs.
+    """
     key = decision_key(decision.generation)
-    return Write({key: decision.encode()}, (key, *excluded_by_status()))
+    entries = {key: decision.encode()}
+    if newest is not None:
+        entries[NEWEST] = str(newest).encode()
+    return Write(entries, (key, *excluded_by_status()))
+
+
+def want(boundary: Epoch, generation: Generation) -> Write:
+    """Ask for a checkpoint of a boundary that `generation` has yet to reach."""
+    return Write({WANTED: json.dumps([boundary, generation]).encode()}, must_be_newest(generation))
+
+
+def fail_checkpoint(failed: CheckpointFailed) -> Write:
+    """Say that a rank cannot do its part of a checkpoint."""
+    value = json.dumps([failed.boundary, failed.generation, failed.rank, failed.why]).encode()
+    key = failed_key(failed.boundary, failed.generation)
+    return Write({key: value}, (key, *must_be_newest(failed.generation)))
+
+
+def complete(name: Name) -> Write:
+    """Say that a checkpoint is complete, if its generation is still the newest.
+
+    Else the next may have resumed below it, not knowing of it: it is then of a history that was given up.
+    """
+    return Write({NEWEST: str(name).encode()}, must_be_newest(name.generation))
+
+
+def must_be_newest(generation: Generation) -> tuple[str, ...]:
+    """Return what must be absent for a word of `generation` about checkpoints to count: the next one."""
+    return (decision_key(generation + 1),)
 
 
 def excluded_by_status() -> tuple[str, ...]:
@@ -147,7 +190,39 @@ class Ended:
     ending: Ending
 
 
-News: TypeAlias = RankDead | HostKnown | HostSilent | Published | Decided | Ended
+@dataclass(frozen=True, slots=True)
+class CheckpointWanted:
+    """The snapshots of a boundary are to go into a checkpoint."""
+
+    boundary: Epoch
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointFailed:
+    """A rank cannot do its part of a checkpoint.
+
+    Attributes
+    ----------
+    why
+        Empty: it heard of it too late.
+    """
+
+    boundary: Epoch
+    generation: Generation
+    rank: Rank
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointComplete:
+    """A checkpoint exists."""
+
+    name: Name
+
+
+Checkpoints: TypeAlias = CheckpointWanted | CheckpointFailed | CheckpointComplete
+News: TypeAlias = RankDead | HostKnown | HostSilent | Published | Decided | Ended | Checkpoints
 
 
 def read(key: str, value: bytes) -> News | None:
@@ -163,6 +238,23 @@ def read(key: str, value: bytes) -> News | None:
             return Decided(Decision.decode(value))
         case ["status"]:
             return Ended(Ending.decode(value))
+        case ["checkpoint", what, *_]:
+            return _read_checkpoint(what, value)
+    return None
+
+
+def _read_checkpoint(what: str, value: bytes) -> News | None:
+    try:
+        match what:
+            case "wanted":
+                return CheckpointWanted(*map(int, json.loads(value)))
+            case "failed":
+                boundary, generation, rank, why = json.loads(value)
+                return CheckpointFailed(int(boundary), int(generation), int(rank), str(why))
+            case "newest":
+                return CheckpointComplete(Name.read(value.decode()))
+    except TypeError as error:
+        raise ValueError(f"not a word about a checkpoint: {value[:80]!r}") from error
     return None
 
 

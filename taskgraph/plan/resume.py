@@ -1,11 +1,12 @@
 """Where to go on from after a failure: the newest boundary that every task has, and why.
 
 Rule 1: only snapshots of the history that is still true count. Rule 2: until a boundary later than the first is safe,
-the first counts as held for every task: `init` can make it again. Rule 3: a task is lost when no host of its current
-layout is live, even where another host still has an older snapshot of it: what was committed meanwhile, those who could
-know may all be dead. Then, or where the boundary lies below one that held before, the resumption may undo what was
-committed, and says so. Rule 4: a task that protects nothing is held everywhere, but only up to a boundary whose commit
-somebody heard of: later ones may be the end of the job without anybody left to know.
+the first counts as held for every task: `init`, or the checkpoint that the job started from, can make it again. Rule 3:
+a task is lost when no host of its current layout is live, even where another host still has an older snapshot of it:
+what was committed meanwhile, those who could know may all be dead. Then, or where the boundary lies below one that held
+before, the resumption may undo what was committed, and says so. Rule 4: a task that protects nothing is held
+everywhere, but only up to a boundary whose commit somebody heard of: later ones may be the end of the job without
+anybody left to know. Rule 5: a complete checkpoint holds its boundary, which was safe, for every task, whoever is left.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from taskgraph.ids import Epoch, Host, TaskId
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.holdings import NO_END, Held, Holdings, Known
 from taskgraph.plan.lineage import History, is_valid, still_true
+from taskgraph.plan.manifest import Name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,7 @@ class Resume:
     ----------
     boundary
         None: no cut is left in memory.
-    holders, rebuild, safe, delivered, end, undoes
+    holders, rebuild, checkpoint, safe, delivered, end, undoes
         As in `Decision`.
     lost
         Tasks all of whose holders may be gone.
@@ -40,6 +42,7 @@ class Resume:
     boundary: Epoch | None
     holders: tuple[frozenset[Host], ...] = ()
     rebuild: tuple[TaskId, ...] = ()
+    checkpoint: Name | None = None
     safe: Epoch
     delivered: Epoch
     end: int = NO_END
@@ -59,9 +62,21 @@ def first_is_held(safe: Epoch, first: Epoch) -> bool:
     return safe <= first
 
 
-def resume(before: Decision, holdings: Mapping[Host, Holdings], history: History) -> Resume:
-    """Name the boundary to go on from, after what all live hosts have published."""
+def resume(
+    before: Decision, holdings: Mapping[Host, Holdings], history: History, checkpoint: Name | None = None
+) -> Resume:
+    """Name the boundary to go on from, after what all live hosts have published.
+
+    Parameters
+    ----------
+    checkpoint
+        The newest that is complete.
+    """
+    if checkpoint is not None and not counts(checkpoint, history):
+        checkpoint = None
     safe, delivered = _committed(before, holdings, history)
+    if checkpoint is not None:
+        safe = max(safe, checkpoint.boundary)
     held = _held(before, holdings, history)
     lost = tuple(task for task in range(len(held)) if is_lost(before.hosts_of(task), holdings.keys()))
     from_start = first_is_held(safe, before.first)
@@ -77,18 +92,20 @@ def resume(before: Decision, holdings: Mapping[Host, Holdings], history: History
         return max((b for b in candidates if all(has(task, b, limit) for task in range(len(held)))), default=None)
 
     candidates = {boundary for of_task in held for boundary in of_task} | {before.first, safe}
-    boundary = newest(safe)
+    boundary = newer(newest(safe), checkpoint)
     if boundary is None:
         return _no_cut(held, candidates, lost, safe, delivered)
     holders = tuple(frozenset(of_task.get(boundary, {})) for of_task in held)
     rebuild = tuple(task for task, some in enumerate(holders) if not some)
     beyond = newest(max(candidates)) != boundary  # what a task that protects nothing took along may have been committed
     undoes = beyond or may_undo(boundary, safe, before, [task for task in lost if task not in before.stateless])
-    why = f"boundary {boundary} is held of all {len(held)} tasks" + _exceptions(rebuild, lost, undoes)
+    source = checkpoint if checkpoint is not None and checkpoint.boundary == boundary else None
+    why = f"boundary {boundary} is held of all {len(held)} tasks" + _exceptions(rebuild, source, lost, undoes)
     return Resume(
         boundary=boundary,
         holders=holders,
         rebuild=rebuild,
+        checkpoint=source,
         safe=min(safe, boundary),
         delivered=min(delivered, boundary),
         end=_end(boundary, held, holdings, history),
@@ -96,6 +113,18 @@ def resume(before: Decision, holdings: Mapping[Host, Holdings], history: History
         lost=lost,
         why=why,
     )
+
+
+def counts(checkpoint: Name, history: History) -> bool:
+    """Tell whether a checkpoint is of the history that is still true."""
+    return is_valid(checkpoint.boundary, checkpoint.generation, history)
+
+
+def newer(cut: Epoch | None, checkpoint: Name | None) -> Epoch | None:
+    """Return the newer boundary of what memory holds of every task and what a checkpoint does."""
+    if checkpoint is None or (cut is not None and cut >= checkpoint.boundary):
+        return cut
+    return checkpoint.boundary
 
 
 def may_undo(boundary: Epoch, safe: Epoch, before: Decision, lost: Iterable[TaskId]) -> bool:
@@ -139,10 +168,10 @@ def _said(known: Known, boundary: Epoch, history: History) -> int:
     return known.end if said else NO_END
 
 
-def _exceptions(rebuild: tuple[TaskId, ...], lost: tuple[TaskId, ...], undoes: bool) -> str:
+def _exceptions(rebuild: tuple[TaskId, ...], source: Name | None, lost: tuple[TaskId, ...], undoes: bool) -> str:
     parts = []
     if rebuild:
-        parts.append(f"tasks {_few(rebuild)} made anew")
+        parts.append(f"tasks {_few(rebuild)} made anew" + (f" from checkpoint {source}" if source else ""))
     if lost:
         parts.append(f"no host that held tasks {_few(lost)} is left")
     if undoes:

@@ -40,6 +40,7 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.holdings import Holdings
 from taskgraph.plan.lifecycle import Unit
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.records import Write
 
 __all__ = [
@@ -89,6 +90,7 @@ class Succession:
         self._frozen: Generation = -1
         self._asked_turn: Generation = -1
         self._left = False
+        self._checkpoint: Name | None = None
         self.over = False
 
     # ---- what others ask ----
@@ -141,6 +143,8 @@ class Succession:
                     self._accuse_silent(host, acts)
                 case records.HostKnown(host):
                     self._silent.discard(host)
+                case records.CheckpointComplete(name):
+                    self._checkpoint = name
                 case records.Ended():
                     self.over = True
         self._go_on(acts)
@@ -298,6 +302,7 @@ class Succession:
             backups=self._backups,
             placement=self._placement,
             by=str(self._unit),
+            checkpoint=self._checkpoint,
         )
         if isinstance(found, Ending):
             return records.conclude(before.generation, found)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from taskgraph.ids import Rank
 from taskgraph.plan.evidence import WORDS, Tombstone
+from taskgraph.plan.manifest import Name
 from taskgraph.run.timeline import Recovered, Survived, moved
 
 _MOST = 6
@@ -17,7 +18,13 @@ def recovery(recovered: Recovered) -> str:
     lost = "; ".join(_lost(recovered, tombstone) for tombstone in recovered.tombstones)
     lost = lost or f"{_several('rank', after.dead)} lost"
     undone = ["what was committed after that is undone"] if after.undoes else []
-    return f"taskgraph: {'; '.join([lost, *_takeovers(recovered), *undone, _goes_on(recovered)])}"
+    made = [f"{_several('task', after.rebuild)} made from checkpoint {after.checkpoint}"] if after.checkpoint else []
+    return f"taskgraph: {'; '.join([lost, *_takeovers(recovered), *made, *undone, _goes_on(recovered)])}"
+
+
+def resumption(checkpoint: Name, where: str) -> str:
+    """Return what to print, once, where a job goes on from a checkpoint of an earlier run."""
+    return f"taskgraph: the job goes on at epoch {checkpoint.boundary}, from checkpoint {checkpoint} at {where}"
 
 
 def survival(survived: Survived) -> str:

@@ -10,9 +10,10 @@ from taskgraph.backends.processes import Process
 from taskgraph.config import Config
 from taskgraph.ids import Epoch
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.manifest import Name
 from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
-from taskgraph.report.recovery import recovery, survival
+from taskgraph.report.recovery import recovery, resumption, survival
 from taskgraph.run.timeline import Recovered, Survived
 
 
@@ -26,6 +27,10 @@ class Reporter:
     def progress(self, epochs: Epoch) -> None:
         """Draw, if it is time to."""
         self._progress.update(epochs, self._epochs)
+
+    def resumes(self, checkpoint: Name, where: str) -> None:
+        """Print the line that says where the job goes on."""
+        self._say(resumption(checkpoint, where))
 
     def recovered(self, recovered: Recovered) -> None:
         """Print the line that says what was lost and where the job goes on."""

@@ -21,7 +21,9 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.lifecycle import Unit
+from taskgraph.plan.records import Checkpoints
 from taskgraph.plan.succession import Succession
+from taskgraph.run.checkpointing import Checkpointing
 from taskgraph.run.duties import Registration
 from taskgraph.run.etcd_state import Patience
 from taskgraph.run.guard import KeeperGuard
@@ -66,6 +68,8 @@ class Beside:
         Of this rank.
     decision
         Of generation 0.
+    checkpointing
+        This rank's part in checkpoints; None: there are none.
     """
 
     def __init__(
@@ -77,18 +81,20 @@ class Beside:
         coordinator: EtcdCoordinator,
         decision: Decision,
         observer: Observer,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
         self._site = site
         self._coordinator = coordinator
         self._directory = directory
         self._decision = decision
         self._observer = observer
+        self._checkpointing = checkpointing
         unit = Unit(run=site.run, host=site.host, rank=site.rank, root=site.rank == ROOT)
         machine = Succession(unit, backups=config.backups, placement=config.placement)
         self._machine = machine
         self.timeline = Timeline(site.rank, decision)
         self._mates = Mates(directory, site.index, self._accuse)
-        self.inbox = Inbox(self._heard_of_death, self._tell)
+        self.inbox = Inbox(self._heard_of_death, self._tell, self._heard_of_checkpoint)
         self.stall = StallWatch(site.rank, config.stall_timeout_s)
         self._recovery = Recovery(
             machine, shared.slots, shared.commits, shared.words, self.inbox, lease_s=config.lease_s
@@ -108,11 +114,14 @@ class Beside:
     def __enter__(self) -> Beside:
         atexit.register(self._left_early)
         self.sidecar.start()
+        if self._checkpointing is not None:
+            self._checkpointing.start()
         self._mates.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         atexit.unregister(self._left_early)
+        self.end_checkpoints(finished=False)
         self._mates.close()
         self.sidecar.close()
 
@@ -120,6 +129,24 @@ class Beside:
     def has_lost(self) -> bool:
         """Whether some rank is known to be dead, so that MPI_Finalize would wait for it."""
         return bool(self._machine.tombstones) or self._recovery.has_accused
+
+    def adopted(self, decision: Decision) -> None:
+        """Take that this rank has restored its state in a generation."""
+        if self._checkpointing is not None:
+            newest = self.inbox.decision(decision.generation - 1)
+            history = newest[1] if newest is not None else decision.history
+            upto = {generation: at for generation, at in history.items() if generation <= decision.generation}
+            self._checkpointing.adopted(decision, upto)
+
+    def end_checkpoints(self, *, finished: bool) -> None:
+        """Write no checkpoints any more; if the job has finished, note it where they are. Idempotent."""
+        checkpointing, self._checkpointing = self._checkpointing, None
+        if checkpointing is not None:
+            checkpointing.close(finished=finished)
+
+    def _heard_of_checkpoint(self, said: Checkpoints) -> None:
+        if self._checkpointing is not None:
+            self._checkpointing.heard(said)
 
     def _accuse(self, index: int, detail: str, at: float) -> None:
         self.sidecar.accuse([self._site.local[index]], Evidence.PROCESS, detail, at)

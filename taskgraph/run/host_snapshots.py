@@ -17,10 +17,10 @@ from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History, is_valid
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.succession import Over
 from taskgraph.run.replicas import Replica
-
-_END_BITS = 10
+from taskgraph.run.task_files import NOTE_END_BITS, TaskFiles, note, recorded
 
 
 class HostSnapshots:
@@ -32,12 +32,15 @@ class HostSnapshots:
         Of the host.
     index
         Position of this rank among those of its host.
+    checkpoints
+        Told of what tasks protect, and asked for what a checkpoint has; None: there are none.
     """
 
-    def __init__(self, slots: SlotDir, commits: Commits, index: int) -> None:
+    def __init__(self, slots: SlotDir, commits: Commits, index: int, checkpoints: TaskFiles | None = None) -> None:
         self._slots = slots
         self._commits = commits
         self._index = index
+        self._checkpoints = checkpoints
         self._holders: dict[TaskId, Holder] = {}
         self._taken: dict[tuple[TaskId, Epoch, Generation], Snapshot] = {}
         self._resumed: dict[TaskId, Slot] = {}
@@ -54,11 +57,18 @@ class HostSnapshots:
         return [stamp(slot) for slot in self._slots.holdings()]
 
     def declare(self, replica: Replica) -> None:
-        """Make room for three snapshots of a task. Raises UsageError where there is too little."""
+        """Make room for the snapshots of a task. Raises UsageError where there is too little."""
         known = self._holders.pop(replica.id, None)
         if known is not None:
             known.close()
         self._holders[replica.id] = Holder(self._slots, replica.id, Form.of(replica.state))
+        if self._checkpoints is not None:
+            self._checkpoints.declare(replica)
+
+    def recall(self, checkpoint: Name, replica: Replica) -> Epoch:
+        """Put the state back that a checkpoint holds; return how far ``committed`` had been called."""
+        assert self._checkpoints is not None, f"checkpoint {checkpoint}, and no place to look for it"
+        return self._checkpoints.recall(checkpoint, replica)
 
     def adopt(self, generation: Generation, history: History) -> None:
         """Enter a generation, and free what its history makes invalid."""
@@ -80,7 +90,7 @@ class HostSnapshots:
                 slot.boundary,
                 slot.generation,
                 parts(replica),
-                note=_note(delivered, slot.end),
+                note=note(delivered, slot.end),
                 history=self._lineage,
                 base=self._resumed.pop(slot.task, None),
             )
@@ -107,7 +117,7 @@ class HostSnapshots:
         for saved, data in zip(replica.saved, content, strict=True):
             saved.load(data)
         self._resumed[slot.task] = found
-        return _delivered(found.note)
+        return recorded(found.note)
 
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
@@ -177,16 +187,8 @@ def stamp(slot: Slot) -> Held:
     return Held(slot.task, slot.boundary, slot.generation, _end(slot.note))
 
 
-def _note(delivered: Epoch, end: int) -> int:
-    return delivered << _END_BITS | (end + 1)
-
-
-def _delivered(note: int) -> Epoch:
-    return note >> _END_BITS
-
-
 def _end(note: int) -> int:
-    return (note & (1 << _END_BITS) - 1) - 1
+    return (note & (1 << NOTE_END_BITS) - 1) - 1
 
 
 def read_slots(slots: SlotDir) -> tuple[Held, ...]:

@@ -35,6 +35,7 @@ from taskgraph.plan.evidence import Tombstone
 from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.lineage import History
+from taskgraph.plan.records import Checkpoints
 from taskgraph.plan.succession import Succession
 from taskgraph.run.duties import HostLease
 from taskgraph.run.etcd_keeping import EtcdKeeping
@@ -68,6 +69,9 @@ class _Bystander:
 
     def dead(self, tombstone: Tombstone) -> None:
         """Do nothing: a keeper is no rank."""
+
+    def checkpoint(self, said: Checkpoints) -> None:
+        """Do nothing: ranks write checkpoints."""
 
 
 class Keeper:

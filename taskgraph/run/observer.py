@@ -6,6 +6,7 @@ from typing import Protocol
 
 from taskgraph.ids import Epoch
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.manifest import Name
 from taskgraph.run.timeline import Recovered, Survived
 
 
@@ -14,6 +15,9 @@ class Observer(Protocol):
 
     def progress(self, epochs: Epoch) -> None:
         """Hear that so many epochs are finished. Called after each, so it has to be quick."""
+
+    def resumes(self, checkpoint: Name, where: str) -> None:
+        """Take that the job goes on from a checkpoint of an earlier run."""
 
     def recovered(self, recovered: Recovered) -> None:
         """Take that ranks were lost and the job goes on."""

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from taskgraph import trace
 from taskgraph._native.channel import Epoch as NativeEpoch
+from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.transport import Handlers, Transport
+from taskgraph.config import Config
 from taskgraph.errors import GraphError
 from taskgraph.ids import Epoch, Host, TaskId
 from taskgraph.plan.decision import Decision
@@ -24,6 +26,8 @@ from taskgraph.program.codec import Codec
 from taskgraph.program.graph import TaskGraph, check
 from taskgraph.run.beside import Beside, Shared
 from taskgraph.run.blame import ending_of
+from taskgraph.run.checkpoint_rounds import Rounds
+from taskgraph.run.checkpointing import Checkpointing
 from taskgraph.run.control import JobEnded
 from taskgraph.run.etcd_start import find_etcd
 from taskgraph.run.host_snapshots import HostSnapshots
@@ -33,6 +37,7 @@ from taskgraph.run.observer import Observer
 from taskgraph.run.probing import probe
 from taskgraph.run.rank_control import RankControl, tell_if_first
 from taskgraph.run.replicas import Program
+from taskgraph.run.resuming import Beginning, look
 from taskgraph.run.roster import leave
 from taskgraph.run.starting import starting
 from taskgraph.run.startup import (
@@ -46,6 +51,7 @@ from taskgraph.run.startup import (
     together,
 )
 from taskgraph.run.supervised import Supervised
+from taskgraph.run.task_files import TaskFiles
 from taskgraph.run.worker import Worker
 
 if TYPE_CHECKING:
@@ -101,10 +107,14 @@ def _run(
         together(communicator, lambda: probe(config, site, directory))
     access = find_etcd(communicator, config, site, directory)
     coordinator = together(communicator, lambda: _join(config.name, site, access))
-    decision = begin(communicator, config, site, coordinator, lay_out(config, site), inherited)
+    beginning = look(communicator, config, site, lay_out(config, site), inherited)
+    if beginning.decision.checkpoint is not None and site.rank == ROOT:
+        observer.resumes(beginning.decision.checkpoint, str(config.checkpoint))
+    decision = begin(communicator, config, site, coordinator, beginning.decision, beginning.newest)
     shared = Shared.open(directory)
-    with Beside(config, site, directory, shared, coordinator, decision, observer) as beside:
-        worker, control = _worker(program, observer, communicator, site, decision, beside, shared)
+    files, checkpointing = _checkpointing(config, site, beginning, shared, coordinator)
+    with Beside(config, site, directory, shared, coordinator, decision, observer, checkpointing) as beside:
+        worker, control = _worker(program, observer, communicator, site, decision, beside, shared, files)
         return _work(worker, control, beside, directory)
 
 
@@ -115,6 +125,20 @@ def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
     return EtcdCoordinator(access.within(_OPERATION_S), job, site.run)
 
 
+def _checkpointing(
+    config: Config, site: Site, beginning: Beginning, shared: Shared, coordinator: EtcdCoordinator
+) -> tuple[TaskFiles | None, Checkpointing | None]:
+    if config.checkpoint is None:
+        return None, None
+    store = CheckpointStore(config.checkpoint, config.name)
+    shared.slots.room += 1
+    files = TaskFiles(store, shared.slots, config.num_tasks)
+    progress = partial(shared.words.progress, site.index)
+    rounds = Rounds(config, site.run, beginning, store, coordinator, progress)
+    slots, commits = shared.slots, shared.commits
+    return files, Checkpointing(config, site.run, site.rank, slots, commits, coordinator, files, rounds)
+
+
 def _worker(
     program: Program,
     observer: Observer,
@@ -123,6 +147,7 @@ def _worker(
     decision: Decision,
     beside: Beside,
     shared: Shared,
+    files: TaskFiles | None,
 ) -> tuple[Worker, RankControl]:
     sidecar = beside.sidecar
 
@@ -150,8 +175,9 @@ def _worker(
         observer,
         communicator.Abort,
         partial(shared.words.set_progress, site.index),
+        beside.adopted,
     )
-    snapshots = HostSnapshots(shared.slots, shared.commits, site.index)
+    snapshots = HostSnapshots(shared.slots, shared.commits, site.index, files)
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control
 
 
@@ -160,6 +186,7 @@ def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostD
     try:
         status = worker.run()
         control.left()
+        beside.end_checkpoints(finished=True)
         trace.reached("end", Ending(status=status))
     except JobEnded as ended:
         status = ended.ending.status
@@ -167,6 +194,7 @@ def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostD
         if ended.ending.message:
             return leave_hard(status)
         control.left()
+        beside.end_checkpoints(finished=True)
     if failures_before(worker.generation) or beside.has_lost:
         return leave_hard(status)
     worker.close()

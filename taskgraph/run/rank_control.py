@@ -40,10 +40,18 @@ class Inbox:
         Is told of each death.
     tell
         Prints what no rank has said.
+    checkpoint
+        Is told what etcd says of checkpoints.
     """
 
-    def __init__(self, lost: Callable[[Tombstone], None], tell: Callable[[Ending], None]) -> None:
+    def __init__(
+        self,
+        lost: Callable[[Tombstone], None],
+        tell: Callable[[Ending], None],
+        checkpoint: Callable[[records.Checkpoints], None],
+    ) -> None:
         self.lost = lost
+        self.checkpoint = checkpoint
         self._tell = tell
         self._news = threading.Condition()
         self._ending: Ending | None = None
@@ -91,6 +99,8 @@ class RankControl:
         Ends the job through MPI, where etcd can never be told.
     mark
         Says on the host which epoch this rank is in.
+    adopted
+        Is told of each generation once this rank has restored its state.
     """
 
     def __init__(
@@ -102,6 +112,7 @@ class RankControl:
         observer: Observer,
         abort: Callable[[int], None],
         mark: Callable[[Epoch], None],
+        adopted: Callable[[Decision], None],
     ) -> None:
         self._rank = rank
         self._sidecar = sidecar
@@ -110,6 +121,7 @@ class RankControl:
         self._observer = observer
         self._abort = abort
         self._mark = mark
+        self._adopted = adopted
         self._decision: Decision | None = None
         self._epochs: Epoch = 0
 
@@ -133,6 +145,7 @@ class RankControl:
         """Tell a person, from one rank, what was lost and where the job goes on."""
         self._decision = decision
         self._sidecar.root = self._is_root
+        self._adopted(decision)
         if decision.follows_failure:
             recovered = self._timeline.resumed(decision, self._inbox.decided_at, time.time())
             if self._is_root:

@@ -41,6 +41,9 @@ class Follower(Protocol):
     def dead(self, tombstone: Tombstone) -> None:
         """Hear that the unit's own rank has been declared dead."""
 
+    def checkpoint(self, said: records.Checkpoints) -> None:
+        """Hear what is said of checkpoints."""
+
 
 class Recovery:
     """One unit's part in recovery.
@@ -124,11 +127,11 @@ class Recovery:
         match news:
             case Resync(entries):
                 everything = [records.read(key, value) for key, value in entries.items()]
-                self._tell_of_dead(everything)
+                self._tell(everything)
                 self._obey(self._machine.resync(said for said in everything if said is not None))
             case Put(key, value):
                 said = records.read(key, value)
-                self._tell_of_dead([said])
+                self._tell([said])
                 if said is not None:
                     self._obey(self._machine.hear([said]))
             case Deleted(key):
@@ -136,10 +139,12 @@ class Recovery:
                 if said is not None:
                     self._obey(self._machine.hear([said]))
 
-    def _tell_of_dead(self, news: Iterable[records.News | None]) -> None:
+    def _tell(self, news: Iterable[records.News | None]) -> None:
         for said in news:
             if isinstance(said, records.RankDead) and said.rank not in self._machine.tombstones:
                 self._follower.lost(said.tombstone)
+            elif isinstance(said, records.Checkpoints):
+                self._follower.checkpoint(said)
 
     def turn(self, coordinator: Coordinator) -> float:
         """Do what is to be done in etcd. Return the seconds until there is something to do again."""

@@ -14,6 +14,7 @@ from taskgraph.config import Config
 from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan.holdings import NO_END, Held
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.orders import Restore
 from taskgraph.plan.relaunch import failures_before
 from taskgraph.program.context import Context, EndMaker
@@ -85,6 +86,9 @@ class Fills(Protocol):
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called."""
 
+    def recall(self, checkpoint: Name, replica: Replica) -> Epoch:
+        """Put the state back that a checkpoint holds; return how far ``committed`` had been called."""
+
 
 class Replicas:
     """The tasks of this rank, from generation to generation.
@@ -116,7 +120,7 @@ class Replicas:
         Returns
         -------
         dict
-            By task that was filled: how far ``committed`` had been called for it.
+            By task that was filled, from a slot or a checkpoint: how far ``committed`` had been called for it.
         """
         self.asked, self.may_ask = NO_END, True
         before, self._all, self.primaries = self._all, {}, []
@@ -126,7 +130,12 @@ class Replicas:
             delivered[slot.task] = snapshots.fill(slot, replica)
             self._promote(replica, maker, generation)
         for task in restore.rebuild:
-            self._promote(self._make(task, True, snapshots), maker, generation)
+            replica = self._make(task, True, snapshots)
+            if restore.checkpoint is not None:
+                self.current = task
+                delivered[task] = snapshots.recall(restore.checkpoint, replica)
+                self.current = None
+            self._promote(replica, maker, generation)
         for task in restore.backups:
             known = before.get(task)
             replica = self._all[task] = known or self._make(task, False, snapshots)

@@ -9,6 +9,7 @@ from taskgraph.ids import Epoch, Generation
 from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
+from taskgraph.plan.manifest import Name
 from taskgraph.run.replicas import Replica
 
 
@@ -35,6 +36,17 @@ class Snapshots(Protocol):
         ------
         EpochAborted
             The slot is gone: the generation is over.
+        """
+
+    def recall(self, checkpoint: Name, replica: Replica) -> Epoch:
+        """Put the state back that a checkpoint holds; return how far ``committed`` had been called.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be read.
+        UsageError
+            The task protects something else.
         """
 
     def adopt(self, generation: Generation, history: History) -> None:
@@ -74,6 +86,10 @@ class NoSnapshots:
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Never called: nothing is held."""
         raise AssertionError(slot)
+
+    def recall(self, checkpoint: Name, replica: Replica) -> Epoch:
+        """Never called: there are no checkpoints."""
+        raise AssertionError(checkpoint)
 
     def adopt(self, generation: Generation, history: History) -> None:
         """Do nothing."""

@@ -24,12 +24,12 @@ from taskgraph.ids import Host, Rank
 from taskgraph.plan import records
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.layout import Layout, assign
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.revival import Inherited
 from taskgraph.run.guard import start_keeper
 from taskgraph.run.hostdir import HostDir, machine
 from taskgraph.run.inheritance import inherit, pass_on
 from taskgraph.run.records import write_atomically
-from taskgraph.run.reviving import first_decision
 from taskgraph.run.roster import add_rank
 from taskgraph.run.spec import EtcdPart, KeeperSpec
 from taskgraph.run.supervised import Supervised
@@ -297,23 +297,25 @@ def begin(
     config: Config,
     site: Site,
     coordinator: Coordinator,
-    layout: Layout,
-    inherited: Mapping[Host, Inherited],
+    decision: Decision,
+    newest: Name | None,
 ) -> Decision:
-    """Write the first decision, once every host holds its lease; return it.
+    """Write the first decision once every host holds its lease; return it.
+
+    Parameters
+    ----------
+    newest
+        The newest checkpoint that there is, for decisions to come.
 
     Raises
     ------
     StartFailed
     """
-    decision = together(
-        communicator, lambda: first_decision(communicator, config, site.attempt, site.hosts, layout, inherited)
-    )
 
     def write() -> None:
         if site.rank == ROOT:
             _wait_for_hosts(coordinator, set(site.hosts), config.etcd_timeout_s)
-            first = records.begin(decision)
+            first = records.begin(decision, newest)
             coordinator.write(first.entries, absent=first.absent)
 
     together(communicator, write)

@@ -1,0 +1,250 @@
+"""When checkpoints are written, and when one is complete: what the root of a generation sees to, a round for each.
+
+A boundary that lies ahead is asked for through etcd, so that all ranks hold its snapshots back. When it is safe they
+write the files of their tasks; the root sees in the store itself that all are there, puts the manifest in place, and
+says so in etcd. One round is under way at a time. The first boundary of a generation needs no asking where
+`checkpoint_every` is a number: all know it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+
+from taskgraph.backends.checkpoint_store import CheckpointStore
+from taskgraph.backends.coordinator import Coordinator
+from taskgraph.config import Config
+from taskgraph.errors import CheckpointDamaged, CheckpointError, CoordinatorError
+from taskgraph.ids import Epoch
+from taskgraph.plan import records
+from taskgraph.plan.checkpoints import few, interval_s, next_boundary, to_remove
+from taskgraph.plan.decision import Decision
+from taskgraph.plan.holdings import Known
+from taskgraph.plan.lineage import History
+from taskgraph.plan.manifest import Manifest, Name
+from taskgraph.plan.records import CheckpointFailed, CheckpointWanted
+from taskgraph.run.resuming import Beginning
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+AHEAD_S = 0.1
+"""How far ahead a boundary lies at least when it is asked for, in seconds."""
+FIRST_S = 10.0
+"""When the first checkpoint is written to see what it costs, in seconds after the start of a generation."""
+LIMIT_S = 600.0
+"""How long the files of a boundary that is safe may take, in seconds."""
+_AGAIN_S = 1.0
+_FIRST_PAUSE_S = 5.0
+
+
+def first_wanted(decision: Decision, config: Config) -> CheckpointWanted | None:
+    """Return what the first round of a generation is about, where that needs no asking."""
+    if config.checkpoint_every == "auto":
+        return None
+    boundary = next_boundary(decision.boundary, 0, config.checkpoint_every)
+    return CheckpointWanted(boundary, decision.generation)
+
+
+class Rounds:
+    """Used by one thread of every rank; only that of the root of a generation takes turns.
+
+    Parameters
+    ----------
+    run
+        Identity of the run.
+    progress
+        Tells which epoch the rank is in.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        run: str,
+        beginning: Beginning,
+        store: CheckpointStore,
+        coordinator: Coordinator,
+        progress: Callable[[], Epoch],
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._beginning = beginning
+        self._store = store
+        self._coordinator = coordinator
+        self._progress = progress
+        self._generation = -1
+        self._round: CheckpointWanted | None = None
+        self._due = 0.0
+        self._safe_at: float | None = None
+        self._unsaid: Name | None = None
+        self._complete: dict[Name, Manifest] = {}
+        self._cost_s: float | None = None
+        self._ahead_s = AHEAD_S
+        self._rate = (0.0, 0, 0.0)
+        self._troubles = 0
+
+    @property
+    def busy(self) -> Name | None:
+        """The checkpoint that is being written."""
+        return None if self._round is None else Name(self._round.boundary, self._run, self._round.generation)
+
+    def failed(self, failed: CheckpointFailed) -> None:
+        """Take that a rank cannot do its part."""
+        if self._round != CheckpointWanted(failed.boundary, failed.generation):
+            return
+        if failed.why:
+            self._give_up(f"rank {failed.rank}: {failed.why}")
+        else:  # it heard of it too late
+            log.info("boundary=%d was asked for too late for rank %d", failed.boundary, failed.rank)
+            self._ahead_s = min(2 * self._ahead_s, 10.0)
+            self._round, self._due = None, 0.0
+
+    def turn(self, decision: Decision, history: History, known: Known) -> float:
+        """Do what is due. Return the seconds until there is something to do again."""
+        now = time.monotonic()
+        self._measure(now)
+        if decision.generation != self._generation:
+            self._enter(decision, now)
+        try:
+            if self._unsaid is not None:
+                self._say_complete(self._unsaid)
+            if self._round is None:
+                return self._ask(now) if now >= self._due else self._due - now
+            return self._look(self._round, history, known, now)
+        except CoordinatorError as error:
+            log.debug("checkpoints wait for etcd: %s", error)
+            return _AGAIN_S
+        except CheckpointError as error:
+            self._give_up(str(error))
+            return _AGAIN_S
+
+    def _enter(self, decision: Decision, now: float) -> None:
+        self._generation, self._safe_at = decision.generation, None
+        self._round = first_wanted(decision, self._config)
+        self._due = now + (FIRST_S if self._cost_s is None else self._interval_s())
+
+    def _interval_s(self) -> float:
+        if self._config.checkpoint_every != "auto" or self._cost_s is None:
+            return 0.0
+        return interval_s(self._cost_s, self._config.mtbf_s)
+
+    def _measure(self, now: float) -> None:
+        """Measure how many epochs the job does in a second."""
+        at, epoch, _ = self._rate
+        if now - at >= 4 * POLL_S:
+            reached = self._progress()
+            self._rate = (now, reached, max(reached - epoch, 0) / (now - at))
+
+    # ---- a round ----
+
+    def _ask(self, now: float) -> float:
+        """Ask for the next boundary that all can still hold back."""
+        every = self._config.checkpoint_every
+        grid = self._config.protect_every if every == "auto" else every
+        ahead = math.ceil(self._ahead_s * self._rate[2])
+        boundary = next_boundary(self._progress(), ahead, grid)
+        if self._config.epochs is not None and boundary >= self._config.epochs:
+            self._due = math.inf
+            return _AGAIN_S
+        write = records.want(boundary, self._generation)
+        if not self._coordinator.write(write.entries, absent=write.absent):
+            return _AGAIN_S  # the generation is over
+        self._round, self._safe_at = CheckpointWanted(boundary, self._generation), None
+        return POLL_S
+
+    def _look(self, wanted: CheckpointWanted, history: History, known: Known, now: float) -> float:
+        """See how far the round is."""
+        if known.generation != wanted.generation or known.safe < wanted.boundary:
+            return POLL_S
+        if known.end_at == wanted.boundary:  # the job ends there
+            self._round, self._due = None, math.inf
+            return _AGAIN_S
+        if self._safe_at is None:
+            self._safe_at = now
+        name = Name(wanted.boundary, self._run, wanted.generation)
+        sizes = self._store.sizes(name)
+        missing = set(range(self._config.num_tasks)) - sizes.keys()
+        took_s = now - self._safe_at
+        if not missing:
+            self._finish(name, history, tuple(sizes[task] for task in range(self._config.num_tasks)))
+            return 0.0
+        if took_s > LIMIT_S:
+            raise CheckpointError(f"the files of tasks {few(missing)} were not written within {LIMIT_S:.0f} s")
+        return min(max(POLL_S, took_s / 10), 1.0)
+
+    def _finish(self, name: Name, history: History, sizes: tuple[int, ...]) -> None:
+        manifest = Manifest(
+            job=self._config.name,
+            num_tasks=self._config.num_tasks,
+            name=name,
+            origin=self._beginning.origin,
+            started=self._beginning.started,
+            attempt=self._beginning.attempt,
+            history=history,
+            written=time.time(),
+            sizes=sizes,
+        )
+        self._store.complete(manifest)
+        self._complete[name] = manifest
+        assert self._safe_at is not None
+        now = time.monotonic()
+        self._cost_s = now - self._safe_at
+        self._round, self._due = None, self._safe_at + self._interval_s()
+        if self._troubles:
+            log.warning("checkpoints are written again: %s is complete", name)
+            self._troubles = 0
+        log.info("checkpoint=%s bytes=%d ms=%.1f", name, sum(sizes), 1000 * self._cost_s)
+        self._unsaid = name
+        self._say_complete(name)
+        self._prune()
+
+    def _say_complete(self, name: Name) -> None:
+        write = records.complete(name)
+        said = self._coordinator.write(write.entries, absent=write.absent)
+        self._unsaid = None
+        if not said:  # the next generation did not know of it, and may have resumed below
+            self._complete.pop(name, None)
+            self._store.remove(name)
+
+    def _give_up(self, why: str) -> None:
+        self._troubles += 1
+        pause_s = min(_FIRST_PAUSE_S * 2 ** (self._troubles - 1), LIMIT_S)
+        boundary = self._round.boundary if self._round is not None else None
+        newest = max(self._complete, default=self._beginning.newest)
+        log.warning(
+            "NO CHECKPOINT of boundary %s: %s. The job goes on; the newest complete checkpoint is %s; it is tried "
+            "again in %.0f s",
+            boundary,
+            why,
+            newest or "none",
+            pause_s,
+        )
+        self._round, self._due = None, time.monotonic() + pause_s
+
+    def _prune(self) -> None:
+        there = self._store.names()
+        for name in there:
+            if name not in self._complete:
+                try:
+                    manifest = self._store.manifest(name)
+                except CheckpointDamaged:
+                    continue
+                if manifest is not None:
+                    self._complete[name] = manifest
+        self._complete = {name: manifest for name, manifest in self._complete.items() if name in there}
+        for name in to_remove(there, self._complete.values(), self._run, self.busy):
+            self._store.remove(name)
+            self._complete.pop(name, None)
+        for origin in self._store.finished() - {manifest.origin for manifest in self._complete.values()}:
+            self._store.forget(origin)
+
+    # ---- the end ----
+
+    def end(self) -> None:
+        """Note that the job has finished, so that the next run of this name begins afresh."""
+        if self.busy is not None:
+            self._store.remove(self.busy)
+        if self._store.names():
+            self._store.finish(self._beginning.origin)

@@ -1,0 +1,132 @@
+"""The files of this rank's tasks in checkpoints: from slots into the store, and from the store into arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from taskgraph.backends.checkpoint_file import Head, Part, describe, memory_of
+from taskgraph.backends.checkpoint_store import CheckpointStore
+from taskgraph.backends.slots import Refusal, SlotDir
+from taskgraph.errors import CheckpointDamaged, CheckpointError, UsageError
+from taskgraph.ids import Epoch, TaskId
+from taskgraph.plan.manifest import Manifest, Name
+from taskgraph.run.replicas import Replica
+
+NOTE_END_BITS = 10
+
+
+class TaskFiles:
+    """Writes and reads them.
+
+    Parameters
+    ----------
+    num_tasks
+        Of the job.
+    """
+
+    def __init__(self, store: CheckpointStore, slots: SlotDir, num_tasks: int) -> None:
+        self._store = store
+        self._slots = slots
+        self._num_tasks = num_tasks
+        self._parts: dict[TaskId, tuple[Part, ...]] = {}
+        self._manifest: Manifest | None = None
+
+    def declare(self, replica: Replica) -> None:
+        """Take what a task protects: its snapshots do not say."""
+        self._parts[replica.id] = describe(replica.state)
+
+    def prepare(self, name: Name) -> None:
+        """Make the directory of a checkpoint."""
+        self._store.prepare(name)
+
+    def write(self, name: Name, task: TaskId, may_go_on: Callable[[], bool]) -> bool:
+        """Write a task's snapshot into a checkpoint; for the thread that does nothing else.
+
+        Parameters
+        ----------
+        may_go_on
+            Whether it is still wanted; asked now and then.
+
+        Returns
+        -------
+        bool
+            False where the snapshot is not there, or went while it was read.
+
+        Raises
+        ------
+        CheckpointError
+            It was not written.
+        """
+        slots = self._slots
+        held = slots.find(task, name.boundary, name.generation)
+        mapped = None if held is None else slots.map(held)
+        if held is None or mapped is None:
+            return False
+        if slots.verify(held) is Refusal.DAMAGED:
+            raise CheckpointError(f"the snapshot of task {task} in shared memory does not match its checksum")
+        head = Head(
+            job=self._store.job,
+            num_tasks=self._num_tasks,
+            task=task,
+            boundary=name.boundary,
+            run=name.run,
+            generation=name.generation,
+            delivered=recorded(held.note),
+            parts=self._parts[task],
+            lengths=held.lengths,
+        )
+        memory = memoryview(mapped.memory)
+        starts = zip(mapped.layout.starts, held.lengths, strict=True)
+        parts = [memory[start : start + length] for start, length in starts]
+        # While a slot is whole nobody writes to it, and what was read of it is what was verified.
+        return self._store.write_task(head, parts, lambda: may_go_on() and slots.table.is_whole(held.slot, held.cycle))
+
+    def recall(self, name: Name, replica: Replica) -> Epoch:
+        """Fill a task from a checkpoint; return how far ``committed`` had been called.
+
+        Raises
+        ------
+        CheckpointError
+            It cannot be read.
+        UsageError
+            The task protects something else than the checkpoint holds.
+        """
+        if self._manifest is None or self._manifest.name != name:
+            self._manifest = self._store.manifest(name)
+        if self._manifest is None:
+            raise CheckpointDamaged(f"{self._store.url}: checkpoint {name} has no manifest any more")
+        with self._store.open_task(self._manifest, replica.id) as reader:
+            head = reader.head
+            _compare(name, replica, head)
+            arrays = [memory_of(array) for array in replica.arrays]
+            if tuple(array.nbytes for array in arrays) != head.lengths[: len(arrays)]:
+                raise CheckpointDamaged("its parts are not as long as its head says")
+            strings = [bytearray(length) for length in head.lengths[len(arrays) :]]
+            reader.fill([*arrays, *strings])
+        for saved, data in zip(replica.saved, strings, strict=True):
+            saved.load(bytes(data))
+        return head.delivered
+
+
+def _compare(name: Name, replica: Replica, head: Head) -> None:
+    own = describe(replica.state)
+    if own == head.parts:
+        return
+    differ = [pair for pair in zip(own, head.parts, strict=False) if pair[0] != pair[1]]
+    mine, theirs = (
+        (part.describe() for part in differ[0]) if differ else (f"{len(own)} parts", f"{len(head.parts)} parts")
+    )
+    raise UsageError(
+        f"task {replica.id} protects {mine}, but checkpoint {name} holds {theirs}: "
+        "go on with the program that wrote it, or begin afresh with resume='never'"
+    )
+
+
+def note(delivered: Epoch, end: int) -> int:
+    """Return what a slot notes besides: how far ``committed`` was called, and the status asked for."""
+    return delivered << NOTE_END_BITS | (end + 1)
+
+
+def recorded(noted: int) -> Epoch:
+    """Return how far ``committed`` had been called, as a slot notes it."""
+    return noted >> NOTE_END_BITS

@@ -1,0 +1,138 @@
+"""Checkpoints of real jobs: written while the job runs, and gone on from when all else is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import uuid
+from pathlib import Path
+
+import pytest
+
+from taskgraph.backends.checkpoint_store import CheckpointStore
+from taskgraph.plan.checkpoints import KEEP
+from taskgraph.testing import kill_host
+from tests.fates import LIMIT_S, PROGRAM, assert_right
+
+EPOCHS = 40
+FULL = PROGRAM.with_name("full.py")
+
+
+@pytest.fixture
+def job(tmp_path, mpirun):
+    return Job(mpirun, tmp_path / "store")
+
+
+class Job:
+    """Runs of one job, whose checkpoints are kept from one to the next."""
+
+    def __init__(self, mpirun, url: Path | str) -> None:
+        self.mpirun = mpirun
+        self.url = url
+        self.name = f"checkpointing-{uuid.uuid4().hex[:8]}"
+
+    def env(self, **options: object) -> dict[str, str]:
+        asked = {"checkpoint": self.url, "checkpoint_every": 5, **options}
+        return {"JOB": self.name} | {f"TASKGRAPH_{name.upper()}": str(value) for name, value in asked.items()}
+
+    def start(self, ranks=2, epochs=EPOCHS, pause_s=0.02, **options):
+        env = self.env(**options)
+        return self.mpirun.start(PROGRAM, ranks=ranks, args=[epochs, pause_s], env=env, ulfm=True)
+
+    def run(self, ranks=2, epochs=EPOCHS, pause_s=0.01, **options):
+        return self.start(ranks, epochs, pause_s, **options).finish(LIMIT_S)
+
+    def kill_all(self, running) -> None:
+        """Kill every rank and the launcher at one moment."""
+        pids = [*running.ranks().values(), running.pid]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, number)
+
+    def complete(self) -> list[int]:
+        """Return the boundaries of all complete checkpoints."""
+        store = CheckpointStore(str(self.url), self.name)
+        return sorted(name.boundary for name in store.names() if store.manifest(name) is not None)
+
+    def files(self, boundary: int) -> list[Path]:
+        (path,) = Path(self.url, self.name).glob(f"{boundary}.*")
+        return sorted(path.glob("task-*"))
+
+
+def went_on_at(done) -> int | None:
+    found = re.search(r"taskgraph: the job goes on at epoch (\d+), from checkpoint", done.stderr)
+    return None if found is None else int(found[1])
+
+
+def killed_in(job: Job, epoch: int, **options) -> None:
+    """Run the job, and kill all of it in an epoch."""
+    running = job.start(pause_s=0.05, **options)
+    running.wait_for_line(f"epoch {epoch}$")
+    job.kill_all(running)
+    running.finish(LIMIT_S)
+
+
+def test_a_job_that_was_killed_goes_on_from_the_newest_complete_checkpoint_on_any_number_of_ranks(job):
+    killed_in(job, 17)
+    newest = max(job.complete())
+    assert 10 <= newest <= 15
+    done = job.run(ranks=3)
+    assert went_on_at(done) == newest, done
+    assert f"epoch {newest - 1}\n" not in done.stdout
+    assert_right(done, EPOCHS)
+    assert len(job.complete()) == KEEP
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(job):
+    killed_in(job, 22)
+    before, newest = job.complete()
+    file = job.files(newest)[2]
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 4
+    file.write_bytes(data)
+    done = job.run()
+    assert re.search(rf"checkpoint {newest}\.\S+ of job .* is not used.*the file of task 2 is damaged", done.stderr), (
+        done
+    )
+    assert went_on_at(done) == before, done
+    assert_right(done, EPOCHS)
+
+
+def test_after_a_job_that_has_finished_the_next_begins_afresh(job):
+    assert_right(job.run(resume="never"), EPOCHS)
+    assert job.complete()
+    done = job.run()
+    assert went_on_at(done) is None
+    assert_right(done, EPOCHS)
+    done = job.run(resume="require")
+    assert done.status == 1
+    assert "has no complete checkpoint of an unfinished job" in done.stderr
+
+
+def test_where_all_copies_of_a_task_are_lost_the_same_run_goes_back_to_the_checkpoint(job):
+    faults = "; ".join(str(kill_host(number, epoch=27)) for number in (1, 2))  # tasks 1 and 2, and all their copies
+    done = job.run(ranks=4, ranks_per_host=1, faults=faults, pause_s=0.02)
+    found = re.search(
+        r"made from checkpoint (\d+)\..*what was committed after that is undone; epoch (\d+) is", done.stderr
+    )
+    assert found, done
+    assert found[1] == found[2]
+    assert int(found[1]) in (15, 20, 25)
+    assert_right(done, EPOCHS)
+
+
+def test_a_full_disk_is_a_loud_warning_and_not_the_end_of_the_job(job):
+    job.url = f"full://{job.url}"
+    env = job.env() | {"FILES": "5"}
+    done = job.mpirun.run(FULL, ranks=2, args=[EPOCHS, 0.03], env=env, ulfm=True, timeout_s=LIMIT_S)
+    assert re.search(r"NO CHECKPOINT of boundary \d+: rank \d: .*No space left.*The job goes on", done.stderr), done
+    assert_right(done, EPOCHS)
+
+
+def test_a_store_that_cannot_be_written_to_is_a_loud_warning_and_not_the_end_of_the_job(job, tmp_path):
+    (tmp_path / "file").touch()
+    job.url = tmp_path / "file" / "store"
+    done = job.run(resume="never")
+    assert re.search(r"NO CHECKPOINT of boundary 5: .*the newest complete checkpoint is none", done.stderr), done
+    assert_right(done, EPOCHS)
