@@ -100,7 +100,7 @@ MUTATIONS = {
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
         {records.excluded_by_decision: lambda g: ()},
-        35751,
+        5180,
     ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16

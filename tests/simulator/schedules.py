@@ -153,6 +153,8 @@ def schedule(seed: int) -> Schedule:
         return _borrowing(rng, plan)
     elif rng.random() < 0.03:
         return _refilling(rng, plan)
+    elif rng.random() < 0.03:
+        return _concluding(rng, plan)
     return replace(plan, faults=tuple(faults))
 
 
@@ -194,6 +196,16 @@ def _refilling(rng: random.Random, plan: Schedule) -> Schedule:
         Fault(Kind.KILL_HOST, Moment.SNAPSHOT, rng.randint(3, 12), backup),
         Fault(Kind.KILL_HOST, Moment.REFILLED, at),
         Fault(Kind.KILL_PRIMARY, Moment.REFILLED, at, 1 - task),
+    )
+    return replace(plan, faults=faults)
+
+
+def _concluding(rng: random.Random, plan: Schedule) -> Schedule:
+    """Return one where the root, cut off, learns that the job is over while others begin a generation without it."""
+    plan = replace(plan, hosts=3, ranks_per_host=1, backups=2, placement="buddy", every=1, stateless=frozenset())
+    faults = (
+        Fault(Kind.KILL_HOST, Moment.OVER, rng.choice([1, 1, 2]), rng.randint(1, 2)),
+        Fault(Kind.CUT, Moment.PUBLISH, 1, 0, rng.uniform(49.0, 53.0)),
     )
     return replace(plan, faults=faults)
 
