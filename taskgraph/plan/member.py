@@ -168,7 +168,7 @@ class Member:
     def _go_on(self, orders: list[Order]) -> Orders:
         """Do what comes next between two epochs, as far as it can be done."""
         snapshots, standing = self._snapshots, self._standing
-        if not self._contributed:
+        if not self._contributed and not snapshots.can_begin:
             self._contribute(orders)
         if snapshots.are_pending and snapshots.can_begin:
             orders.append(self._snapshot())
@@ -297,7 +297,7 @@ class Member:
 
     def _on_level_up(self, source: Rank, data: bytes, orders: list[Order]) -> None:
         self._tree.heard_level(source, Level.decode(data))
-        self._standing.pass_level(self._level, orders)
+        self._say_level(orders)
 
     def _on_level_down(self, source: Rank, data: bytes, orders: list[Order]) -> None:
         self._standing.take_level(Level.decode(data), orders)

@@ -36,11 +36,6 @@ class Snapshots:
         return self._replication.safe
 
     @property
-    def are_copied(self) -> bool:
-        """Whether other hosts keep copies of them."""
-        return self._replication.remote
-
-    @property
     def are_pending(self) -> bool:
         """Whether a snapshot is due and not yet taken."""
         return bool(self._pending)

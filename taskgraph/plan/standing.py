@@ -99,8 +99,6 @@ class Standing:
     def say_level(self, own: Callable[[], Level], reached: Epoch, orders: list[Order]) -> None:
         """Pass on how far state is kept, where somebody may be waiting for it.
 
-        Where nothing is copied to other hosts nobody ever waits: what was kept before an epoch is said with its end.
-
         Parameters
         ----------
         own
@@ -108,16 +106,12 @@ class Standing:
         reached
             The newest boundary that this rank has reached.
         """
-        is_short = self._snapshots.are_copied and reached - self.safe >= (grid.SLOTS - 1) * self._every
+        is_short = reached - self.safe >= (grid.SLOTS - 1) * self._every
         if self._unheard or self.end_at >= 0 or is_short:
-            self.pass_level(own, orders)
-
-    def pass_level(self, own: Callable[[], Level], orders: list[Order]) -> None:
-        """Pass on how far state is kept, if that is news."""
-        level = self.tree.say_level(own, orders)
-        news = level.safe > self.safe or level.delivered > self.delivered
-        if self.tree.is_root and level.safe >= 0 and (news or self._unheard):
-            self.take_level(level, orders)
+            level = self.tree.say_level(own, orders)
+            news = level.safe > self.safe or level.delivered > self.delivered
+            if self.tree.is_root and level.safe >= 0 and (news or self._unheard):
+                self.take_level(level, orders)
 
     def take_level(self, level: Level, orders: list[Order]) -> None:
         """Take, and pass down, how far the job has got."""

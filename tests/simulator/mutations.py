@@ -71,9 +71,9 @@ MUTATIONS = {
     ),
     "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 48),
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
-    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 2),
+    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
     "refill": Mutation(
-        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 5165
+        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 27670
     ),
     "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 8),
     "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
@@ -82,17 +82,17 @@ MUTATIONS = {
         {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
         5,
     ),
-    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 12),
+    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 81),
     "guard": Mutation(
         "an error of a rank that is out of date is dropped",
         {records.must_be_current: lambda rank, generation: ()},
-        319,
+        6832,
     ),
     "fenced": Mutation(
         "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 75
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
-    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2858),
+    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),
@@ -100,7 +100,7 @@ MUTATIONS = {
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
         {records.excluded_by_decision: lambda g: ()},
-        5180,
+        5368,
     ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16
