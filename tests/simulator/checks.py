@@ -16,6 +16,7 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.holdings import Known
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.records import Write
 from tests.simulator.parts import Host, Rank, Slot
 from tests.simulator.schedules import Moment
@@ -52,6 +53,7 @@ class Checks:
         self._begun_by_root: set[int] = set()
         self._despaired: set[int] = set()
         self._wrote: dict[tuple[int, int, int], int] = {}
+        self._known: dict[int, Name] = {}
         self._reference = self._run_without_failures()
 
     def bad(self, what: str, why: str = "") -> NoReturn:
@@ -108,6 +110,11 @@ class Checks:
     def _buried(self, rank: int, tombstone: Tombstone) -> None:
         if rank == tombstone.ranks[0]:
             self._world.log("etcd: %s", tombstone.describe())
+        newest = self.decisions[max(self.decisions)]
+        if rank in newest.host_of and records.NEWEST in self._world.etcd.keys:
+            name = Name.read(self._world.etcd.keys[records.NEWEST].decode())
+            if self._is_true(name.boundary, name.generation):
+                self._known.setdefault(newest.generation + 1, name)
         host = self._world.ranks[rank].host.name
         if tombstone.evidence is Evidence.LEASE and records.host_key(host) in self._world.etcd.keys:
             self.bad("a host that holds its lease is called silent", host)
@@ -122,6 +129,7 @@ class Checks:
             self.bad("two decisions of one generation", str(decision.generation))
         if self._left_ok or self._ending is not None:
             self.bad("a generation begins after the job has ended", str(decision.generation))
+        self._check_checkpoint(decision)
         if decision.boundary < self._safe:
             self._rolled_back(decision)
         for task in decision.rebuild:  # by `init`, maybe otherwise: of the first boundary nothing is committed
@@ -129,6 +137,16 @@ class Checks:
         self.decisions[decision.generation] = decision
         self._world.stats["decisions"] += decision.generation > 0
         self._check_layout(decision)
+
+    def _check_checkpoint(self, decision: Decision) -> None:
+        """See that one that was complete before the failure is used, where nothing newer is left."""
+        if decision.checkpoint is not None:
+            self._world.stats["went back to a checkpoint"] += 1
+            if decision.checkpoint not in self._world.checkpoints.complete:
+                self.bad("a decision names a checkpoint that is not complete", str(decision.checkpoint))
+        known = self._known.get(decision.generation)
+        if known is not None and known.boundary > decision.boundary:
+            self.bad("a complete checkpoint is not used", f"{known}, boundary {decision.boundary}")
 
     def _rolled_back(self, decision: Decision) -> None:
         if self._all_were_held(set(decision.host_of.values())):
@@ -176,6 +194,8 @@ class Checks:
     def _check_loss(self) -> None:
         self._world.stats["lost"] += 1
         newest = self.decisions[max(self.decisions)]
+        if newest.generation + 1 in self._known:
+            self.bad("a job is lost though a checkpoint is complete", str(self._known[newest.generation + 1]))
         dead = {key for key in self._world.etcd.keys if key.startswith("dead/")}
         live = {host for rank, host in newest.host_of.items() if records.dead_key(rank) not in dead}
         if self._safe <= 0:
@@ -250,7 +270,7 @@ class Checks:
             for other in rank.host.whole()
             if other.stamp.task == stamp.task and self._is_true(other.stamp.boundary, other.stamp.generation)
         ]
-        if len(whole) > 3:
+        if len(whole) > 3 + bool(self._plan.checkpoint_every):  # one may be held back, or have been until just now
             self.bad("a host keeps more than three snapshots", f"{[s.stamp for s in whole]} on {rank.host.name}")
 
     def recorded(self, rank: Rank, known: Known) -> None:

@@ -14,6 +14,7 @@ from taskgraph.plan import fence, orders, records
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.lineage import is_valid
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.member import Phase
 from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
 from taskgraph.plan.succession import Over
@@ -38,6 +39,11 @@ class Message(NamedTuple):
 def told(message: Message, own: int, tag_bits: int) -> int:
     """Return the generation of a message, as its receiver tells it: by the header, since the tag has but a few bits."""
     return message.generation
+
+
+def source_of(order: orders.Restore) -> Name | None:
+    """Return the checkpoint that tasks to be made anew are filled from."""
+    return order.checkpoint
 
 
 class Value(NamedTuple):
@@ -98,6 +104,7 @@ class MainThreads:
             rank.graphs.adopt(decision)
         early, rank.stash = rank.stash, []
         rank.inbox.extendleft(reversed(early))
+        world.checkpoints.adopted(rank, decision)
         world.log("rank %d adopts generation %d at boundary %d", rank.number, decision.generation, decision.boundary)
         world.happens(Moment.ADOPT, rank)
 
@@ -148,7 +155,11 @@ class MainThreads:
             assert slot is not None
             state[stamp.task], delivered[stamp.task] = slot.value, slot.delivered
         for task in order.rebuild:
-            state[task] = world.checks.initial(task, order.boundary)
+            source = source_of(order)
+            if source is None:
+                state[task] = world.checks.initial(task, order.boundary)
+            else:
+                state[task], delivered[task] = world.checkpoints.complete[source][task]
         rank.state = state
         world.checks.restored(rank, order.boundary)
 
@@ -206,8 +217,9 @@ class MainThreads:
         if order.known.safe > host.freed_below or host.changed:
             host.changed, host.freed_below = False, order.known.safe
             for key, slot in list(host.slots.items()):
-                if slot.whole and slot.stamp.boundary < order.known.safe:
+                if slot.whole and slot.stamp.boundary < order.known.safe and slot.stamp.boundary != host.held_back:
                     del host.slots[key]
+        self._world.checkpoints.recorded(rank, order.known.safe)
         self._world.happens(Moment.COMMIT, rank)
 
     def _committed(self, rank: Rank, order: orders.Committed) -> None:

@@ -93,6 +93,16 @@ MUTATIONS = {
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
     "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
+    "checkpoint": Mutation(
+        "where memory holds no newer cut, the newest complete checkpoint does",
+        {resume.newer: lambda cut, checkpoint: cut},
+        0,
+    ),
+    "recalled": Mutation(
+        "what is made anew is filled from the checkpoint that the decision names",
+        {main_thread.source_of: lambda order: None},
+        0,
+    ),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),

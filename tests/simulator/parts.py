@@ -39,6 +39,7 @@ class Host:
     leased: bool = True
     changed: bool = False
     freed_below: int = -1
+    held_back: int = -1
 
     def whole(self) -> list[Slot]:
         return [slot for slot in self.slots.values() if slot.whole]

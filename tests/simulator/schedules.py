@@ -92,6 +92,7 @@ class Schedule:
     tag_bits: int
     stateless: frozenset[int] = frozenset()
     mismatch_at: int = -1
+    checkpoint_every: int = 0
     faults: tuple[Fault, ...] = field(default=())
 
     @property
@@ -110,6 +111,7 @@ class Schedule:
             f"backups={self.backups}, placement={self.placement}, {self.epochs} epochs"
             f"{' by shutdown' if self.by_shutdown else ''}, protect_every={self.every}"
             f"{', not deterministic' if self.nondeterministic else ''}{', holding the GIL' if self.holds_gil else ''}"
+            f"{f', checkpoint_every={self.checkpoint_every}' if self.checkpoint_every else ''}"
             f"{f', a graph that does not fit from epoch {self.mismatch_at}' if self.mismatch_at >= 0 else ''}"
         )
         return "\n".join([head, *(f"  {fault}" for fault in self.faults)])
@@ -143,6 +145,8 @@ def schedule(seed: int) -> Schedule:
     )
     if rng.random() < 0.1:
         plan = replace(plan, stateless=frozenset(rng.sample(range(plan.tasks), rng.randint(1, plan.tasks))))
+    if random.Random(~seed).random() < 0.25:
+        plan = replace(plan, checkpoint_every=plan.every * rng.choice([1, 1, 2]))
     if rng.random() < 0.01:
         plan = replace(plan, mismatch_at=rng.randrange(epochs))
     faults = [_timed(rng, plan) for _ in range(rng.choice([0, 1, 1, 1, 2]))]

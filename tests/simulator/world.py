@@ -14,6 +14,7 @@ from taskgraph.plan.layout import assign
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.member import Member
 from taskgraph.plan.succession import Succession
+from tests.simulator.checkpoints import Checkpoints
 from tests.simulator.checks import Checks, Violation
 from tests.simulator.etcd import Etcd
 from tests.simulator.faults import Faults
@@ -54,6 +55,7 @@ class World:
         self.etcd = Etcd(self)
         self.checks = Checks(self)
         self.faults = Faults(self)
+        self.checkpoints = Checkpoints(self)
         self.units = Units(self)
         self.main = MainThreads(self)
         self.decoded: dict[tuple[str, bytes], Any] = {}
