@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from taskgraph.backends.words import LINE, OVER, AbortWords
+from taskgraph.backends.words import LINE, OVER, WORKING, AbortWords
 
 
 @pytest.fixture
@@ -50,6 +50,16 @@ def test_what_is_set_shows_in_the_buffer_and_the_reverse(path: Path) -> None:
     assert line[0] == 7
     line[1] = 42
     assert words.progress(1) == 42
+
+
+def test_the_task_whose_code_a_rank_runs_is_read_with_its_epoch(path: Path) -> None:
+    words = AbortWords.create(path, 2)
+    words.set_progress(1, 5)
+    assert words.working(1) is None
+    words.buffer(1).cast("q")[WORKING] = 1
+    assert words.working(1) == (0, 5)
+    words.rest(1)
+    assert words.working(1) is None
 
 
 def test_a_word_advances_and_never_goes_back(path: Path) -> None:

@@ -56,6 +56,9 @@ cdef class Epoch:
     cdef dict early             # (key, epoch) -> value
     cdef int arrivals
     cdef object hook            # of taskgraph.trace, as it was when the epoch began
+    cdef int64_t[::1] marked
+    cdef int64_t* mark          # the task whose code runs, plus 1; 0: of none. Read by others when this process is dead
+    cdef int64_t unread
     cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
     cdef int index(self) except -1
     cdef InboundChannel find(self, uint64_t key)

@@ -192,6 +192,18 @@ class Epoch:
         """The processor that computes, or has just raised."""
 
     def __init__(self, codec: _Copies, transport: Pump | None = None) -> None: ...
+    def mark_in(self, word: memoryview) -> None:
+        """Say in `word[0]`, from now on, of which task code runs: its number plus 1; 0: of none.
+
+        Parameters
+        ----------
+        word
+            Writable, of signed 64-bit integers. Others read it when this process is dead.
+        """
+
+    def works_for(self, task: TaskId | None) -> None:
+        """Take that code of a task runs outside of processors; None: it has returned."""
+
     def attach(self, transport: Pump) -> None:
         """Set the transport, once."""
 

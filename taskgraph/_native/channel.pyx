@@ -191,10 +191,20 @@ cdef class Epoch:
         self.tasks = []
         self.inbound = {}
         self.early = {}
+        self.mark = &self.unread
         self.index()
 
     def __dealloc__(self):
         free(self.places)
+
+    def mark_in(self, int64_t[::1] word not None):
+        """Say in `word[0]`, from now on, of which task code runs."""
+        self.marked = word
+        self.mark = &word[0]
+
+    def works_for(self, task):
+        """Take that code of a task runs outside of processors; None: it has returned."""
+        self.mark[0] = 0 if task is None else <int64_t>task + 1
 
     def attach(self, Pump transport):
         """Set the transport, once."""
@@ -355,11 +365,15 @@ cdef class Epoch:
     cdef int fire(self, Processor processor) except -1:
         cdef OutboundChannel outbound
         self.running = processor
-        if self.hook is not None:
-            self.hook("compute.begin", None)
-        processor.compute(processor.ins, processor.outs)
-        if self.hook is not None:
-            self.hook("compute.end", None)
+        self.mark[0] = <int64_t>processor.task + 1
+        try:
+            if self.hook is not None:
+                self.hook("compute.begin", None)
+            processor.compute(processor.ins, processor.outs)
+            if self.hook is not None:
+                self.hook("compute.end", None)
+        finally:
+            self.mark[0] = 0
         for outbound in processor.outs:
             if outbound.last_put != self.number:
                 raise GraphError(

@@ -5,7 +5,8 @@ so that no two ranks share a cache line::
 
     word 0   abort: 0 = run on; g > 0 = generation g is over; OVER = the job is over
     word 1   progress: the epoch that the rank is in, written by the rank
-    2 .. 7   reserved
+    word 2   working: the task whose code the rank runs, plus 1; 0 = of none; written by the rank
+    3 .. 7   reserved
 
 The rank polls word 0 while it waits in C without the GIL. Words are aligned 8-byte integers, which the processors that
 we run on write and read in one piece.
@@ -18,10 +19,14 @@ import mmap
 import os
 from pathlib import Path
 
+from taskgraph.ids import Epoch, TaskId
+
 OVER = -1
 """The abort word that says that the job is over. It is never taken back."""
 
 LINE = 64
+WORKING = 2
+"""The place of this word in a line."""
 _WORDS = LINE // 8
 
 
@@ -89,6 +94,15 @@ class AbortWords:
     def set_progress(self, index: int, epoch: int) -> None:
         """Say which epoch a rank is in; only the rank itself does."""
         self._words[index * _WORDS + 1] = epoch
+
+    def working(self, index: int) -> tuple[TaskId, Epoch] | None:
+        """Return the task whose code a rank runs, or ran when it died, and its epoch; None: it ran none."""
+        task = self._words[index * _WORDS + WORKING] - 1
+        return None if task < 0 else (task, self.progress(index))
+
+    def rest(self, index: int) -> None:
+        """Say for a rank that it runs code of no task."""
+        self._words[index * _WORDS + WORKING] = 0
 
     def buffer(self, index: int) -> memoryview:
         """Return the line of one rank: 64 writable bytes, aligned to 64. It keeps the mapping alive."""

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from taskgraph.ids import Host, Rank
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.records import Write, bury
 
 
@@ -31,11 +31,22 @@ class Accusations:
     def __init__(self, reporter: str) -> None:
         self._reporter = reporter
         self._pending: list[_Accusation] = []
+        self._held: dict[Rank, float] = {}
 
     @property
     def are_pending(self) -> bool:
-        """Whether there is any."""
-        return bool(self._pending)
+        """Whether there is any, those held back included."""
+        return bool(self._pending or self._held)
+
+    def hold(self, ranks: Iterable[Rank], dead: Collection[Rank], at: float) -> list[Rank]:
+        """Take that MPI reports ranks as failed; return for which `release` is to be called in a moment."""
+        fresh = [rank for rank in ranks if rank not in dead and rank not in self._held]
+        self._held.update(dict.fromkeys(fresh, at))
+        return fresh
+
+    def release(self, rank: Rank, dead: Collection[Rank]) -> list[Write]:
+        """Say what MPI reports of a rank, if nobody has said more by now; return what is to be written."""
+        return self.add([rank], dead, Evidence.PEER, "", self._held.pop(rank, 0.0))
 
     def add(
         self,
@@ -45,6 +56,7 @@ class Accusations:
         detail: str,
         at: float,
         host: Host | None = None,
+        working: Work | None = None,
     ) -> list[Write]:
         """Take what was found out; return what is to be written.
 
@@ -54,12 +66,14 @@ class Accusations:
             Ranks that have a tombstone.
         host
             Whose lease expired, where that is the evidence.
+        working
+            What the dead were at, where that was seen.
         """
         said = {rank for accusation in self._pending for rank in accusation.tombstone.ranks}
         fresh = tuple(sorted(rank for rank in ranks if rank not in dead and rank not in said))
         if not fresh:
             return []
-        accusation = _Accusation(Tombstone(fresh, evidence, self._reporter, detail, at), host)
+        accusation = _Accusation(Tombstone(fresh, evidence, self._reporter, detail, at, working), host)
         self._pending.append(accusation)
         return [accusation.write]
 

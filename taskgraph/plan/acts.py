@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TypeAlias
 
-from taskgraph.ids import Generation, Host
+from taskgraph.ids import Generation, Host, Rank
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.evidence import Tombstone
 from taskgraph.plan.holdings import NOTHING_KNOWN, Held, Known
@@ -63,6 +63,8 @@ class What(Enum):
 
     ACCUSE = auto()
     """Say that a host is silent."""
+    REPORT = auto()
+    """Say that MPI reports a rank as failed, unless who saw its process has said more."""
     PUBLISH = auto()
     """Say what the host holds."""
     DECIDE = auto()
@@ -76,11 +78,14 @@ class Turn:
     ----------
     host
         The silent one, for `What.ACCUSE`.
+    rank
+        The dead one, for `What.REPORT`.
     """
 
     what: What
     generation: Generation
     host: Host = ""
+    rank: Rank = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
-from taskgraph.ids import Rank
+from taskgraph.ids import Epoch, Rank, TaskId
 
 
 class Evidence(Enum):
@@ -37,6 +38,13 @@ WORDS = {
 }
 
 
+class Work(NamedTuple):
+    """What a rank was at when it died: code of a task, in an epoch."""
+
+    task: TaskId
+    epoch: Epoch
+
+
 @dataclass(frozen=True, slots=True)
 class Tombstone:
     """The record that ranks are dead. Sticky: there is no way back.
@@ -53,6 +61,9 @@ class Tombstone:
         For a person: exit code, signal, exception, host.
     at
         When, in seconds since 1970 by the reporter's clock: to be shown, never compared.
+    working
+        Where the death of a process was seen: whose code it ran. None: nobody's, an injected fault hit it, or that is
+        not known.
     """
 
     ranks: tuple[Rank, ...]
@@ -60,17 +71,20 @@ class Tombstone:
     reporter: str
     detail: str = ""
     at: float = 0.0
+    working: Work | None = None
 
     def encode(self) -> bytes:
         """Return the value of the keys ``dead/<rank>``."""
-        return json.dumps([list(self.ranks), self.evidence.value, self.reporter, self.detail, self.at]).encode()
+        fields = [list(self.ranks), self.evidence.value, self.reporter, self.detail, self.at, self.working]
+        return json.dumps(fields).encode()
 
     @classmethod
     def decode(cls, value: bytes) -> Tombstone:
         """Read a value of a key ``dead/<rank>``. Raises ValueError where it is none."""
         try:
-            ranks, evidence, reporter, detail, at = json.loads(value)
-            return cls(tuple(map(int, ranks)), Evidence(evidence), str(reporter), str(detail), float(at))
+            ranks, evidence, reporter, detail, at, working = json.loads(value)
+            work = None if working is None else Work(*map(int, working))
+            return cls(tuple(map(int, ranks)), Evidence(evidence), str(reporter), str(detail), float(at), work)
         except (TypeError, ValueError) as error:
             raise ValueError(f"not a tombstone: {value[:80]!r}") from error
 

@@ -37,10 +37,11 @@ from taskgraph.plan.acts import (
 from taskgraph.plan.decide import decide
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.holdings import Holdings
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.manifest import Name
+from taskgraph.plan.poison import poisoned
 from taskgraph.plan.records import Write
 
 __all__ = [
@@ -187,9 +188,19 @@ class Succession:
 
     # ---- evidence ----
 
-    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float = 0.0) -> Acts:
-        """Report ranks as dead."""
-        writes = [] if self.over else self._accusations.add(ranks, self._dead, evidence, detail, at)
+    def accuse(
+        self,
+        ranks: Iterable[Rank],
+        evidence: Evidence,
+        detail: str = "",
+        at: float = 0.0,
+        working: Work | None = None,
+    ) -> Acts:
+        """Report ranks as dead. MPI knows no cause: who sees their processes has a moment to say one."""
+        if evidence is Evidence.PEER:
+            held = self._accusations.hold(ranks, self._dead, at)
+            return tuple(Wait(TURN_S, Turn(What.REPORT, 0, rank=rank)) for rank in held)
+        writes = [] if self.over else self._accusations.add(ranks, self._dead, evidence, detail, at, working=working)
         return tuple(Transact(write) for write in writes)
 
     def _accuse_silent(self, host: Host, acts: list[Act]) -> None:
@@ -272,6 +283,9 @@ class Succession:
     def turn_came(self, turn: Turn) -> Acts:
         """Do what this unit has waited for its turn to do, unless another has done it."""
         acts: list[Act] = []
+        if turn.what is What.REPORT:
+            writes = self._accusations.release(turn.rank, self._dead)
+            return () if self.over else tuple(Transact(write) for write in writes)
         self._do(turn, acts)
         return tuple(acts)
 
@@ -294,7 +308,7 @@ class Succession:
             self._asked_turn = self._newest.generation
 
     def _decide(self, before: Decision) -> Write:
-        found = decide(
+        found = poisoned(self._dead.values()) or decide(
             before,
             self._dead.keys(),
             self._holdings[before.generation + 1],

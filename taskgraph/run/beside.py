@@ -19,7 +19,7 @@ from taskgraph.config import Config
 from taskgraph.errors import CoordinatorError
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.records import Checkpoints
 from taskgraph.plan.succession import Succession
@@ -89,6 +89,7 @@ class Beside:
         self._decision = decision
         self._observer = observer
         self._checkpointing = checkpointing
+        self._words = shared.words
         unit = Unit(run=site.run, host=site.host, rank=site.rank, root=site.rank == ROOT)
         machine = Succession(unit, backups=config.backups, placement=config.placement)
         self._machine = machine
@@ -149,7 +150,9 @@ class Beside:
             self._checkpointing.heard(said)
 
     def _accuse(self, index: int, detail: str, at: float) -> None:
-        self.sidecar.accuse([self._site.local[index]], Evidence.PROCESS, detail, at)
+        working = self._words.working(index)
+        work = Work(*working) if working else None
+        self.sidecar.accuse([self._site.local[index]], Evidence.PROCESS, detail, at, work)
 
     def _heard_of_death(self, tombstone: Tombstone) -> None:
         self.timeline.heard(tombstone, time.time())

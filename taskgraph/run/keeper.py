@@ -31,7 +31,7 @@ from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.plan import keeping
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Tombstone
+from taskgraph.plan.evidence import Tombstone, Work
 from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.lineage import History
@@ -168,7 +168,8 @@ class Keeper:
             death = self._deaths.pop(0)
             rank = self._spec.ranks[death.index]
             log.warning("rank=%d is dead: %s (%s)", rank, death.evidence.value, death.detail)
-            self._sidecar.accuse([rank], death.evidence, death.detail, death.at)
+            working = self._words.working(death.index)
+            self._sidecar.accuse([rank], death.evidence, death.detail, death.at, Work(*working) if working else None)
 
     def _know(self, roster: list[Entry]) -> None:
         self._roster = roster

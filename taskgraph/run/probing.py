@@ -27,7 +27,8 @@ def probe(config: Config, site: Site, directory: HostDir) -> None:
     faults = expand(parse(config.faults), site.hosts, config.epochs)
     mine = of_rank(faults, site.rank, site.host_index)
     if mine or proof is not None:
-        trace.hook = _Both(proof, Injector(mine, directory, proof.fault if proof else _tell_nobody) if mine else None)
+        tell = proof.fault if proof else _tell_nobody
+        trace.hook = _Both(proof, Injector(mine, directory, site.index, tell) if mine else None)
 
 
 class _Both:

@@ -15,6 +15,7 @@ from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.transport import Handlers, Transport
+from taskgraph.backends.words import WORKING
 from taskgraph.config import Config
 from taskgraph.errors import GraphError
 from taskgraph.ids import Epoch, Host, TaskId
@@ -165,6 +166,7 @@ def _worker(
 
     def connect(epoch: NativeEpoch, codec: Codec, handlers: Handlers) -> Transport:
         beside.stall.watch(epoch)
+        epoch.mark_in(word[WORKING:])
         return open_wire(communicator, word, program.config.waiting, site.ranks_here, epoch, codec, handlers)
 
     control = RankControl(

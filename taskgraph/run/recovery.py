@@ -18,7 +18,7 @@ from taskgraph.errors import CoordinatorUnreachable
 from taskgraph.ids import Rank
 from taskgraph.plan import records, succession
 from taskgraph.plan.decision import Decision
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.lineage import History
 from taskgraph.plan.records import Write
 from taskgraph.plan.succession import Acts, HostState, Succession, Turn
@@ -80,7 +80,7 @@ class Recovery:
         self._clock = clock
         self._writes: deque[Write] = deque()
         self._timers: list[tuple[float, Turn]] = []
-        self._accused: deque[tuple[tuple[Rank, ...], Evidence, str, float]] = deque()
+        self._accused: deque[tuple[tuple[Rank, ...], Evidence, str, float, Work | None]] = deque()
         self._held: list[Write] = []
         self.has_accused = False
         """Whether `accuse` was called: what was seen of a process is never taken back, unlike the silence of a host."""
@@ -97,10 +97,17 @@ class Recovery:
         """Whether a failure is known here that is not recovered from."""
         return self._machine.failure_known or bool(self._accused)
 
-    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float | None = None) -> None:
+    def accuse(
+        self,
+        ranks: Iterable[Rank],
+        evidence: Evidence,
+        detail: str = "",
+        at: float | None = None,
+        working: Work | None = None,
+    ) -> None:
         """Report ranks as dead, seen at `at` (seconds since 1970; None: now). From any thread; wake the sidecar."""
         self.has_accused = True
-        self._accused.append((tuple(ranks), evidence, detail, time.time() if at is None else at))
+        self._accused.append((tuple(ranks), evidence, detail, time.time() if at is None else at, working))
 
     def suspended(self) -> None:
         """Take that this unit has not run for a while: for the time of a lease it accuses no host of silence."""
@@ -149,8 +156,7 @@ class Recovery:
     def turn(self, coordinator: Coordinator) -> float:
         """Do what is to be done in etcd. Return the seconds until there is something to do again."""
         while self._accused:
-            ranks, evidence, detail, at = self._accused.popleft()
-            self._obey(self._machine.accuse(ranks, evidence, detail, at))
+            self._obey(self._machine.accuse(*self._accused.popleft()))
         now = self._clock()
         if self._held and now >= self._trust_at:
             self._writes += self._held

@@ -93,23 +93,37 @@ class Fills(Protocol):
 class Replicas:
     """The tasks of this rank, from generation to generation.
 
+    Parameters
+    ----------
+    works_for
+        Is told whose user code runs outside of compute; None: nobody's any more.
+
     Attributes
     ----------
-    current
-        The task whose user code runs, outside of compute.
     asked
         The highest status that a task has asked the job to end with, or `NO_END`.
     may_ask
         Whether it may: not after the last epoch.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, works_for: Callable[[TaskId | None], None] = lambda task: None) -> None:
         self._program = program
+        self._works_for = works_for
         self._all: dict[TaskId, Replica] = {}
         self.primaries: list[Replica] = []
-        self.current: TaskId | None = None
+        self._current: TaskId | None = None
         self.asked = NO_END
         self.may_ask = True
+
+    @property
+    def current(self) -> TaskId | None:
+        """The task whose user code runs, or has just raised, outside of compute."""
+        return self._current
+
+    @current.setter
+    def current(self, task: TaskId | None) -> None:
+        self._current = task
+        self._works_for(task)
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._all.values())

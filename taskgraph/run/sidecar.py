@@ -19,7 +19,7 @@ from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import CoordinatorError, RunReplaced, RunWiped, TaskgraphError
 from taskgraph.ids import Epoch, Host, Rank
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Evidence
+from taskgraph.plan.evidence import Evidence, Work
 from taskgraph.plan.lifecycle import EtcdAway, EtcdBack, Event, RunIsAnothers, Unit, UnitFailed
 from taskgraph.run.duties import Duty, Progress
 from taskgraph.run.etcd_state import EtcdState, Patience
@@ -272,10 +272,17 @@ class Sidecar:
             return TURN_S
         return self._recovery.turn(self._coordinator)
 
-    def accuse(self, ranks: Iterable[Rank], evidence: Evidence, detail: str = "", at: float | None = None) -> None:
+    def accuse(
+        self,
+        ranks: Iterable[Rank],
+        evidence: Evidence,
+        detail: str = "",
+        at: float | None = None,
+        working: Work | None = None,
+    ) -> None:
         """Report ranks as dead, seen at `at` (seconds since 1970; None: now); from any thread."""
         if self._recovery is not None:
-            self._recovery.accuse(ranks, evidence, detail, at)
+            self._recovery.accuse(ranks, evidence, detail, at, working)
             self._coordinator.wake()
 
     def _do_calls(self) -> None:

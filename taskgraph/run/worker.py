@@ -85,7 +85,7 @@ class Worker:
             handlers = Handlers(self._on_control, self._on_copy, self._on_stray, control.lost)
             self._transport = connect(self._epoch, codec, handlers)
             self._transport.urgent = ALWAYS
-        self._replicas = Replicas(program)
+        self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[Callable[[], Orders]] = deque()
         self._computing = False

@@ -39,7 +39,7 @@ class Mutation:
     instead
         The functions that are the rule, and what stands in for each.
     seed
-        The first seed whose schedule goes wrong without it.
+        A seed whose schedule goes wrong without it.
     """
 
     rule: str
@@ -73,9 +73,9 @@ MUTATIONS = {
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
     "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
     "refill": Mutation(
-        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 27670
+        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 67242
     ),
-    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 8),
+    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 84),
     "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
     "hook": Mutation(
         "committed goes on from what the snapshot records",
