@@ -37,11 +37,15 @@ def test_one_event_that_takes_several_ranks_is_one_death():
 def test_what_mpi_reports_waits_for_who_saw_the_process():
     accusations = Accusations("the sidecar of rank 0")
     assert accusations.hold([1, 2], (), 5.0) == [1, 2]
-    assert accusations.hold([1], (), 6.0) == []
+    assert accusations.hold([1, 3], (), 6.0) == [3]
     assert accusations.are_pending
-    (write,) = accusations.release(1, ())
-    assert Tombstone.decode(write.entries["dead/1"]) == Tombstone((1,), Evidence.PEER, "the sidecar of rank 0", "", 5.0)
-    assert accusations.release(2, {2}) == []  # etcd knows of it by now
+    (write,) = accusations.release(1, {2})  # of 2 etcd knows by now
+    expected = Tombstone((1, 3), Evidence.PEER, "the sidecar of rank 0", "", 5.0)
+    assert {key: Tombstone.decode(value) for key, value in write.entries.items()} == {
+        "dead/1": expected,
+        "dead/3": expected,
+    }
+    assert accusations.release(3, {2}) == []
 
 
 SEGFAULTS = """

@@ -45,8 +45,14 @@ class Accusations:
         return fresh
 
     def release(self, rank: Rank, dead: Collection[Rank]) -> list[Write]:
-        """Say what MPI reports of a rank, if nobody has said more by now; return what is to be written."""
-        return self.add([rank], dead, Evidence.PEER, "", self._held.pop(rank, 0.0))
+        """Say what MPI reports of a rank, if nobody has said more by now; return what is to be written.
+
+        It takes all that are held along: a host that is gone takes many ranks, and each of them is one event to MPI.
+        """
+        if rank not in self._held:
+            return []
+        held, self._held = self._held, {}
+        return self.add(held, dead, Evidence.PEER, "", min(held.values()))
 
     def add(
         self,

@@ -105,7 +105,7 @@ MUTATIONS = {
     ),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
-    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 798),
+    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 1107),
     "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, 4040),
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
