@@ -298,6 +298,8 @@ class Worker:
                     left += self._member.stored(source, order.slot)
                 else:  # what was to be changed is not there, or the copy was damaged on its way
                     left.append(do.Send(source, Topic.WANT_WHOLE, Copy(order.slot.task, order.slot.boundary).encode()))
+            elif isinstance(order, do.Record):
+                self._record(order)  # now: it frees the slot that the copy is to lie in
             else:
                 left.append(order)
         return tuple(left)
