@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from taskgraph._native.mpi import Mpi, built_with
-from taskgraph.backends.mpirun import Launcher, find_launcher, launch_line
+from taskgraph.backends.mpirun import Launcher, Where, find_launcher, launch_line
+from taskgraph.backends.slurm import expand_counts
 from taskgraph.cli.main import main
 from taskgraph.cli.run import driver_at, program
 from taskgraph.errors import UsageError
@@ -71,28 +72,57 @@ def test_the_real_one_is_found():
 
 
 def test_only_open_mpi_5_survives_ranks_and_is_told_to():
-    lines = [launch_line(launcher, 2, 4, [], ["p"], {}) for launcher in (OPEN_MPI_5, OPEN_MPI_4, HYDRA)]
+    lines = [
+        launch_line(launcher, Where(ranks=2, cores=4), [], ["p"], {}) for launcher in (OPEN_MPI_5, OPEN_MPI_4, HYDRA)
+    ]
     assert ["ulfm" in line for line in lines] == [True, False, False]
     assert lines[2] == ["/mpi/mpiexec", "-n", "2", "p"]
 
 
 def test_ranks_are_not_bound_where_cores_are_few_and_the_user_said_nothing():
-    assert "none" not in launch_line(OPEN_MPI_5, 4, 4, [], ["p"], {})
-    few = launch_line(OPEN_MPI_5, 5, 4, [], ["p"], {})
+    assert "none" not in launch_line(OPEN_MPI_5, Where(ranks=4, cores=4), [], ["p"], {})
+    few = launch_line(OPEN_MPI_5, Where(ranks=5, cores=4), [], ["p"], {})
     assert few[few.index("--bind-to") + 1] == "none"
     assert "--oversubscribe" in few
-    own = launch_line(OPEN_MPI_5, 5, 4, ["--bind-to", "core", "--map-by", "ppr:2:node"], ["p"], {})
+    own = launch_line(OPEN_MPI_5, Where(ranks=5, cores=4), ["--bind-to", "core", "--map-by", "ppr:2:node"], ["p"], {})
     assert own.count("--bind-to") == 1
     assert "--oversubscribe" not in own
 
 
 def test_options_of_the_job_reach_ranks_on_other_hosts_by_name_and_never_by_value():
     environ = {"TASKGRAPH_ETCD_PASSWORD": "secret", "PYTHONPATH": "/lib", "HOME": "/root", "OMP_NUM_THREADS": "1"}
-    line = launch_line(OPEN_MPI_5, 2, 4, [], ["p"], environ)
+    line = launch_line(OPEN_MPI_5, Where(ranks=2, cores=4), [], ["p"], environ)
     assert [word for at, word in enumerate(line) if line[at - 1] == "-x"] == [
         "OMP_NUM_THREADS", "PYTHONPATH", "TASKGRAPH_ETCD_PASSWORD",
     ]  # fmt: skip
     assert "secret" not in " ".join(line)
+
+
+def test_on_several_hosts_it_is_the_ranks_of_one_that_count():
+    assert "none" not in launch_line(OPEN_MPI_5, Where(ranks=8, cores=4, hosts=2), [], ["p"], {})
+    assert "none" in launch_line(OPEN_MPI_5, Where(ranks=9, cores=4, hosts=2), [], ["p"], {})
+
+
+def test_a_silent_host_is_not_the_launchers_to_notice():
+    line = launch_line(OPEN_MPI_5, Where(ranks=4, cores=4, hosts=2, in_slurm=True), [], ["p"], {})
+    assert int(line[line.index("oob_tcp_keepalive_time") + 1]) > 86400
+    assert line[line.index("plm_slurm_args") + 1] == "--no-kill"
+
+
+@pytest.mark.parametrize(("launcher", "flag"), [(OPEN_MPI_5, "--host"), (OPEN_MPI_4, "--host"), (HYDRA, "-hosts")])
+def test_after_a_loss_only_the_hosts_that_live_are_named(launcher, flag):
+    line = launch_line(launcher, Where(ranks=3, cores=4, hosts=2, slots={"n1": 2, "n3": 1}), [], ["p"], {})
+    assert line[line.index(flag) + 1] == "n1:2,n3:1"
+
+
+@pytest.mark.parametrize(("text", "counts"), [("2(x3)", [2, 2, 2]), ("2(x2),1", [2, 2, 1]), ("4", [4])])
+def test_what_slurm_writes_for_a_number_for_each_host_is_read(text, counts):
+    assert expand_counts(text) == counts
+
+
+def test_what_it_would_not_write_is_refused():
+    with pytest.raises(UsageError, match="SLURM_TASKS_PER_NODE='2x3'"):
+        expand_counts("2x3")
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskgraph._native.mpi import Mpi
@@ -19,6 +19,9 @@ _OPEN_MPI = re.compile(r"\((?:Open MPI|OpenRTE)\) ([\w.]+)")  # the second under
 _INTEL = re.compile(r"Intel\(R\) MPI Library[^\n]*?Version ([\w.]+)")
 _HYDRA = re.compile(r"HYDRA build details:\s*Version:\s*([\w.]+)")
 _ASK_S = 60.0
+
+# PRRTE ends the whole job when it notices that a host is silent: the job itself notices sooner, and goes on without.
+_LONG_SUFFERING = ("--prtemca", "oob_tcp_keepalive_time", str(30 * 24 * 3600))
 
 # What a job needs of its user's environment on every host; Open MPI passes on what it is told to, and no more.
 _PASSED_ON = re.compile(r"TASKGRAPH_\w+|PYTHON\w+|(OMP|OPENBLAS|MKL|NUMEXPR)_NUM_THREADS|VIRTUAL_ENV")
@@ -95,20 +98,44 @@ def _belongs(launcher: Mpi, built: Mpi) -> bool:
     return launcher.fits(built)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where ranks are to run.
+
+    Attributes
+    ----------
+    ranks
+        How many.
+    cores
+        How many each host has.
+    slots
+        By host: how many ranks it takes. Empty: the launcher knows better.
+    hosts
+        How many there are.
+    in_slurm
+        Whether the launcher starts its daemons through Slurm.
+    """
+
+    ranks: int
+    cores: int
+    slots: Mapping[str, int] = field(default_factory=dict)
+    hosts: int = 1
+    in_slurm: bool = False
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether some host has fewer cores than ranks."""
+        densest = max(self.slots.values(), default=0)
+        return max(densest, -(-self.ranks // self.hosts)) > self.cores
+
+
 def launch_line(
-    launcher: Launcher,
-    ranks: int,
-    cores: int,
-    options: Sequence[str],
-    program: Sequence[str],
-    environ: Mapping[str, str],
+    launcher: Launcher, where: Where, options: Sequence[str], program: Sequence[str], environ: Mapping[str, str]
 ) -> list[str]:
-    """Return the command that starts so many ranks.
+    """Return the command that starts ranks.
 
     Parameters
     ----------
-    ranks, cores
-        How many ranks, and how many cores this machine has.
     options
         The user's own for the launcher. They come last, and so rule.
     program
@@ -118,22 +145,28 @@ def launch_line(
     """
     words = [launcher.path]
     if launcher.mpi.name == "Open MPI":
-        words += ["--allow-run-as-root"] if os.geteuid() == 0 else []
-        words += ["--with-ft", "ulfm"] if launcher.survives_ranks and "--with-ft" not in options else []
-        words += _shared_cores(ranks, cores, options)
+        words += _open_mpi(launcher, where, options)
         for variable in _passed_on(environ):
             words += ["-x", variable]
-    return [*words, "-n", str(ranks), *options, *program]
+    elif where.slots:
+        words += ["-hosts", ",".join(f"{host}:{slots}" for host, slots in where.slots.items())]
+    return [*words, "-n", str(where.ranks), *options, *program]
 
 
-def _shared_cores(ranks: int, cores: int, options: Iterable[str]) -> list[str]:
-    """Bind no rank where there are fewer cores than ranks, unless the user says how."""
+def _open_mpi(launcher: Launcher, where: Where, options: Sequence[str]) -> list[str]:
     said = " ".join(options)
-    words = []
-    if ranks > cores and "bind-to" not in said:
+    words = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    if launcher.survives_ranks and "--with-ft" not in options:
+        words += ["--with-ft", "ulfm"]
+    if where.is_crowded and "bind-to" not in said:
         words += ["--bind-to", "none"]
-    if ranks > cores and not re.search(r"oversubscribe|map-by|host|rankfile", said, re.IGNORECASE):
+    if where.slots:
+        words += ["--host", ",".join(f"{host}:{slots}" for host, slots in where.slots.items())]
+    elif where.is_crowded and not re.search(r"oversubscribe|map-by|host|rankfile", said, re.IGNORECASE):
         words += ["--oversubscribe"]
+    if launcher.survives_ranks and where.hosts > 1:
+        words += _LONG_SUFFERING
+        words += ["--prtemca", "plm_slurm_args", "--no-kill"] if where.in_slurm else []
     return words
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import click
 
 from taskgraph._native.mpi import built_with
-from taskgraph.backends.mpirun import find_launcher, launch_line
+from taskgraph.backends import slurm
+from taskgraph.backends.mpirun import Where, find_launcher, launch_line
 from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.run.supervisor import Supervisor
 
@@ -61,12 +62,12 @@ def run(ctx: click.Context, ranks: int | None, relaunches: int, dry_run: bool, o
     try:
         if not words:
             raise UsageError("no driver: name a Python file, or write the command after a double dash")
-        cores = os.cpu_count() or 1
         launcher = find_launcher(built_with(), os.environ)
+        given = slurm.allocation(os.environ)
 
         def command(attempt: int) -> list[str]:
             environ = {**os.environ, "TASKGRAPH_SUPERVISED": ""}
-            return launch_line(launcher, ranks or cores, cores, options, words, environ)
+            return launch_line(launcher, where(given, ranks, attempt), options, words, environ)
 
         if dry_run:
             click.echo(shlex.join(command(0)))
@@ -75,6 +76,29 @@ def run(ctx: click.Context, ranks: int | None, relaunches: int, dry_run: bool, o
     except TaskgraphError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
+
+
+def where(given: slurm.Allocation | None, ranks: int | None, attempt: int) -> Where:
+    """Choose the hosts of an attempt: at first all that there are, later those that answer."""
+    cores = os.cpu_count() or 1
+    if given is None:
+        return Where(ranks=ranks or cores, cores=cores)
+    if given.cores > cores:  # Slurm was told of more than there are
+        cores = 0
+    wanted = ranks or given.ranks
+    live = slurm.live_hosts(tuple(given.slots), os.environ) if attempt else tuple(given.slots)
+    if len(live) == len(given.slots):
+        slots = dict(given.slots)
+        return Where(ranks=wanted, cores=cores, hosts=len(slots), in_slurm=True)
+    slots = {host: given.slots[host] for host in live}
+    _say(f"{len(live)} of {len(given.slots)} hosts answer: {', '.join(live) or 'none'}")
+    return Where(
+        ranks=min(wanted, max(sum(slots.values()), 1)),
+        cores=cores,
+        slots=slots,
+        hosts=max(len(slots), 1),
+        in_slurm=True,
+    )
 
 
 def _say(text: str) -> None:
