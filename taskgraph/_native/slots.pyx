@@ -52,6 +52,8 @@ EMPTY, TAKING, MAKING, FREE, WRITING, WHOLE, REFUSED, DAMAGED = (
     _EMPTY, _TAKING, _MAKING, _FREE, _WRITING, _WHOLE, _REFUSED, _DAMAGED)
 FENCED = -1
 GONE = -2
+HELD = -3
+FULL = -4
 NOBODY = (1 << 64) - 1
 MAX_GENERATION = (1 << 32) - 1
 
@@ -343,6 +345,27 @@ cdef class SlotTable:
             if load(word + CHECK) == self.stamp_check(word, cycle) and self.is_whole(i, cycle):
                 result.append(stamp)
         return result
+
+    def refuses(self, int64_t task, int64_t boundary, uint64_t wrote, int room):
+        """Tell why a snapshot of a task is not begun: HELD or FULL, there are `room` whole ones of it; 0: it may be."""
+        cdef int i, count = 0
+        cdef uint64_t now
+        cdef uint64_t* word
+        for i in range(<int>self.used()):
+            word = self.line(i)
+            now = load(word)
+            if <int64_t>load(word + TASK) != task or state_of(now) != _WHOLE:
+                continue
+            if load(word + CHECK) != self.stamp_check(word, cycle_of(now)):
+                continue
+            if <int64_t>load(word + BOUNDARY) == boundary and load(word + GENERATION) == wrote:
+                return HELD
+            count += 1
+        return FULL if count >= room else 0
+
+    def is_free(self, int index):
+        """Tell whether a slot of the caller can be begun."""
+        return state_of(load(self.at(index))) in (_FREE, _REFUSED)
 
     def others(self, int64_t task=-1):
         """Return (index, cycle, task, owner, state) of all slots that are not whole, or those of one task."""

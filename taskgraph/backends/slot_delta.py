@@ -117,8 +117,7 @@ def delta(slot: SlotFile, held: Held, runs: Sequence[Run], base: Held | None) ->
     return Delta(head, frames)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A snapshot that was just written, and what it changed."""
 
     held: Held

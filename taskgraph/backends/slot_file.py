@@ -13,6 +13,7 @@ with `pread`, and what is mapped afterwards lies within the file's size.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import mmap
@@ -38,7 +39,7 @@ History: TypeAlias = tuple[tuple[Generation, Epoch], ...]
 
 Part: TypeAlias = "NDArray[Any] | bytes | bytearray | memoryview"
 
-_HEAD = struct.Struct("<8sQ16sqqQqQIIIIQ")
+_HEAD = struct.Struct("<8sQ16sqqQqQIIIIQ152x")  # up to the check
 _CHECK = struct.Struct("<Q")
 _CHECK_AT = 248
 _META = 256
@@ -122,14 +123,19 @@ class Held(NamedTuple):
 
 def encode(held: Held, run: bytes, layout: Layout) -> bytes:
     """Return the first bytes of a file, up to the history's end."""
-    parts, pairs = len(held.lengths), len(held.history)
     fixed = _HEAD.pack(
         _MAGIC, held.cycle, run, held.task, held.boundary, held.generation, held.note, held.form,
-        layout.block, parts, pairs, layout.history_room, held.checksum,
-    ).ljust(_CHECK_AT, b"\0")  # fmt: skip
-    rest = struct.pack(f"<{2 * parts}Q", *layout.rooms, *held.lengths)
-    rest += b"".join(struct.pack("<Qq", *pair) for pair in held.history)
+        layout.block, len(held.lengths), len(held.history), layout.history_room, held.checksum,
+    )  # fmt: skip
+    rest = _rest(layout.rooms, held.lengths, held.history)
     return fixed + _CHECK.pack(digest(fixed + rest)) + rest
+
+
+@functools.lru_cache(1024)
+def _rest(rooms: tuple[int, ...], lengths: tuple[int, ...], history: History) -> bytes:
+    """Return what follows the check; as a rule it is that of the snapshot before."""
+    pairs = [number for pair in history for number in pair]
+    return struct.pack(f"<{len(rooms)}Q{len(lengths)}Q{'Qq' * len(history)}", *rooms, *lengths, *pairs)
 
 
 def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | None:

@@ -88,7 +88,7 @@ class Holder:
         UsageError
             Byte strings have grown, and there is no room.
         """
-        lengths = tuple(part.nbytes if isinstance(part, np.ndarray | memoryview) else len(part) for part in parts)
+        lengths = tuple([part.nbytes if isinstance(part, np.ndarray | memoryview) else len(part) for part in parts])
         if not self.form.accepts(lengths):
             raise ValueError(f"task {self.task} protects arrays of {self.form.sizes} bytes and was given {lengths}")
         draft = Held(self.task, boundary, generation, note, history, self.form.digest, 0, lengths, -1, -1)
@@ -165,7 +165,7 @@ class Holder:
                 refusal = Refusal.DAMAGED
             else:
                 checksum = slot.blocks.checksum(self.form.digest)
-                held = draft._replace(checksum=checksum, slot=index, cycle=cycle)
+                held = Held(*draft[:6], checksum, draft.lengths, index, cycle)
                 slot.write_head(held, self._table.run)
                 if self._table.complete(index, cycle, generation, held.boundary, held.generation) == native.FENCED:
                     return Refusal.FENCED
@@ -180,11 +180,9 @@ class Holder:
     def _begin(self, draft: Held, generation: Generation) -> tuple[int, int] | Refusal:
         if not self._slots.admits(generation):
             return Refusal.FENCED
-        there = self._table.whole(self.task)
-        if any(entry[3:] == (draft.boundary, draft.generation) for entry in there):
-            return Refusal.HELD
-        if len(there) >= self._slots.room:
-            return Refusal.FULL
+        refused = self._table.refuses(self.task, draft.boundary, draft.generation, self._slots.room)
+        if refused:
+            return Refusal.HELD if refused == native.HELD else Refusal.FULL
         while True:
             index = self._pool.ready(draft.lengths, len(draft.history))
             cycle = self._table.begin(index, generation)

@@ -108,7 +108,7 @@ class SlotPool:
         return self._grow(free, lengths, pairs) if found is None else found
 
     def _free(self) -> Iterator[int]:
-        return (index for index in self.own if self._table.look(index)[0] in (native.FREE, native.REFUSED))
+        return (index for index in self.own if self._table.is_free(index))
 
     def _grow(self, index: int, lengths: Sequence[int], pairs: int) -> int:
         """Replace the file of a free slot by a larger one, with some room to grow further."""

@@ -43,13 +43,21 @@ class Replica:
     ----------
     state
         What it protects, by name, in the order declared.
+    arrays, saved
+        The arrays of it, and the rest.
     """
 
     id: TaskId
     task: Task
     framework: Framework
     state: Mapping[str, NDArray[Any] | Saved]
+    arrays: list[NDArray[Any]] = field(init=False)
+    saved: list[Saved] = field(init=False)
     _context: Context | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        self.arrays = [value for value in self.state.values() if isinstance(value, np.ndarray)]
+        self.saved = [value for value in self.state.values() if isinstance(value, Saved)]
 
     @property
     def context(self) -> Context:
@@ -65,16 +73,6 @@ class Replica:
     def is_run(self) -> bool:
         """Whether this rank runs the task in the generation that runs, or did so in the one before."""
         return self._context is not None
-
-    @property
-    def saved(self) -> list[Saved]:
-        """What it protects besides arrays."""
-        return [value for value in self.state.values() if isinstance(value, Saved)]
-
-    @property
-    def arrays(self) -> list[NDArray[Any]]:
-        """The arrays that it protects."""
-        return [value for value in self.state.values() if isinstance(value, np.ndarray)]
 
 
 class Fills(Protocol):
