@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from types import FrameType
 
+from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import alive, tied
 from taskgraph.errors import TaskgraphError
 from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Verdict, after
 from taskgraph.run import inheritance
+from taskgraph.run.forgotten import remove_left_by_launcher
 from taskgraph.run.hostdir import shared_memory
 from taskgraph.run.roster import read_roster
 from taskgraph.run.supervised import Supervised
 
 _LOOK_S = 0.5
-_DESERTED_S = 10.0
+_DESERTED_S = 5.0
 """How long a launcher may stay when no rank of this machine is left, in seconds: some wait for a host that is gone."""
 _LEAVE_S = 5.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -59,6 +61,7 @@ class Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
         self._interrupted = 0
         self._attempts: list[Attempt] = []
+        self._files: set[LeftFile] = set()
 
     def run(self) -> int:
         """Run the job to its end, and return its status."""
@@ -107,7 +110,9 @@ class Supervisor:
                 deserted_at = time.monotonic()
             elif time.monotonic() - deserted_at > _DESERTED_S:
                 self._say("no rank is left on this machine, and the launcher does not end: ending it")
-                return _end(child)
+                status = _end(child)
+                remove_left_by_launcher(self._files)
+                return status
 
     def _is_deserted(self, attempt: Supervised) -> bool:
         """Whether the job was here and has no rank here any more."""
@@ -115,7 +120,9 @@ class Supervisor:
         for directory, spec in inheritance.directories(shared_memory(), attempt.lineage):
             if spec.attempt == attempt:
                 with suppress(OSError):
-                    ranks += sum(alive(entry.process) for entry in read_roster(directory))
+                    roster = read_roster(directory)
+                    ranks += sum(alive(entry.process) for entry in roster)
+                    self._files.update(file for entry in roster for file in entry.files)
         return not ranks and attempt.has_begun
 
     # ---- the end ----
@@ -129,6 +136,7 @@ class Supervisor:
     def _end_what_is_left(self, attempt: Supervised) -> None:
         if self._child is not None:
             _end(self._child)
+        remove_left_by_launcher(self._files)
         for directory, _ in inheritance.directories(shared_memory(), attempt.lineage):
             with suppress(TaskgraphError, OSError):
                 inheritance.end_all(directory)
