@@ -186,7 +186,7 @@ def unused_segments() -> frozenset[LeftFile]:
 
 def _is_own_directory(directory: str) -> bool:
     """Whether a directory is the launcher's own, as ``/tmp/ompi.PID`` is. A site's may be shared: not ours."""
-    return re.fullmatch(r"(ompi|prte|prterun|pmix)[.-].*", os.path.basename(directory)) is not None
+    return re.fullmatch(r"(ompi|prte|prted|prterun|pmix)[.-].*", os.path.basename(directory)) is not None
 
 
 def mapped_files(process: Process | None = None) -> frozenset[str]:

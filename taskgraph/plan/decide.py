@@ -83,4 +83,4 @@ def _lost(before: Decision, found: Resume, backups: int) -> Ending:
         f"with {copies}, and no complete checkpoint is there to go back to ({found.why}); "
         f"backups={backups + 1} on that many hosts more, or checkpoint=..., would have saved the job"
     )
-    return Ending(status=1, message=message, task=task)
+    return Ending(status=1, message=message, task=task, lost=True)

@@ -21,6 +21,8 @@ class Ending:
         One line for a person; empty on success.
     details
         The traceback of user code, as text; empty where there is none.
+    lost
+        Whether it is only what the job had in memory that is lost: a launch that follows may find more.
     rank, task, epoch, channel
         Where the cause lies, as far as it is known.
     """
@@ -28,6 +30,7 @@ class Ending:
     status: int
     message: str = ""
     details: str = ""
+    lost: bool = False
     rank: Rank | None = None
     task: TaskId | None = None
     epoch: Epoch | None = None

@@ -79,6 +79,11 @@ class HostDir:
         return self.path / "problem"
 
     @property
+    def over(self) -> Path:
+        """There once a rank has left a job that is over for good."""
+        return self.path / "over"
+
+    @property
     def bell(self) -> Path:
         """A pipe: a byte in it makes the keeper look at the ranks."""
         return self.path / "bell"
@@ -160,6 +165,11 @@ class HostDir:
             if space.f_bavail * space.f_frsize < _ETCD_BYTES:
                 base = Path(tempfile.gettempdir())
         return base / f"{self.run_prefix}etcd"
+
+    def mark_over(self) -> None:
+        """Say that the job is over for good: nothing here is needed by a later launch."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self.over, os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
 
     def ring(self) -> None:
         """Make the keeper look at the ranks now. Without a keeper, do nothing."""

@@ -216,7 +216,9 @@ class Keeper:
 
     def _unfinished(self) -> bool:
         """Whether the job goes on without this launch."""
-        return self._spec.supervised is not None and self._ending is None and not self._all_left()
+        if self._spec.supervised is None or self._directory.over.exists():
+            return False
+        return self._ending is None or self._ending.lost
 
     def _needed(self) -> bool:
         """Whether others depend on this keeper, or it has to see something go first."""
@@ -320,7 +322,7 @@ class Keeper:
     def _over(self, ending: Ending) -> None:
         """Take the end of the job from the sidecar's thread."""
         self._ending = ending
-        if self._spec.attempt is not None:
+        if self._spec.attempt is not None and not ending.lost:
             self._spec.attempt.ended(ending)
         self._watch.wake()
 

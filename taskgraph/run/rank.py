@@ -78,10 +78,10 @@ def run_rank(program: Program, observer: Observer) -> int:
             directory, inherited = prepare_host(communicator, program.config, site)
             until_kept.close()  # the keeper sees to it from now on
             try:
-                status = _run(program, observer, communicator, site, directory, inherited)
-                if attempt is not None:
-                    attempt.ended(Ending(status=status))
-                return status
+                return _run(program, observer, communicator, site, directory, inherited)
+            except StartFailed:
+                directory.mark_over()
+                raise
             finally:
                 leave(directory, site.index)
         except StartFailed as error:
@@ -116,7 +116,7 @@ def _run(
     files, checkpointing = _checkpointing(config, site, beginning, shared, coordinator)
     with Beside(config, site, directory, shared, coordinator, decision, observer, checkpointing) as beside:
         worker, control = _worker(program, observer, communicator, site, decision, beside, shared, files)
-        return _work(worker, control, beside, directory)
+        return _work(worker, control, beside, site, directory)
 
 
 def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
@@ -183,16 +183,19 @@ def _worker(
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control
 
 
-def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostDir) -> int:
+def _work(worker: Worker, control: RankControl, beside: Beside, site: Site, directory: HostDir) -> int:
     """Run the worker. After a loss, or a failure, see that the process ends without MPI_Finalize."""
     try:
         status = worker.run()
         control.left()
         beside.end_checkpoints(finished=True)
         trace.reached("end", Ending(status=status))
+        _say_over(Ending(status=status), site, directory)
     except JobEnded as ended:
         status = ended.ending.status
         trace.reached("end", ended.ending)
+        if not ended.ending.lost:
+            _say_over(ended.ending, site, directory)
         if ended.ending.message:
             return leave_hard(status)
         control.left()
@@ -201,3 +204,10 @@ def _work(worker: Worker, control: RankControl, beside: Beside, directory: HostD
         return leave_hard(status)
     worker.close()
     return leave_through_mpi(status, directory)
+
+
+def _say_over(ending: Ending, site: Site, directory: HostDir) -> None:
+    """Tell the supervisor and the keeper, where there is a supervisor, that the job will not be launched again."""
+    if site.attempt is not None:
+        site.attempt.ended(ending)
+        directory.mark_over()
