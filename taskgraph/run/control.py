@@ -12,11 +12,18 @@ from taskgraph.plan.lineage import History
 
 
 class JobEnded(Exception):
-    """The job has ended, and this rank has not left it in order."""
+    """The job has ended, and this rank has not left it in order.
 
-    def __init__(self, ending: Ending) -> None:
+    Attributes
+    ----------
+    everywhere
+        etcd has said so: it is the end of every rank, and not only of those that have lost etcd.
+    """
+
+    def __init__(self, ending: Ending, *, everywhere: bool = False) -> None:
         super().__init__(ending.describe())
         self.ending = ending
+        self.everywhere = everywhere
 
 
 class Control(Protocol):

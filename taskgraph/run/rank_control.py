@@ -134,7 +134,7 @@ class RankControl:
         while True:
             ending = self._inbox.ending()
             if ending is not None:
-                raise JobEnded(ending)
+                raise self._ended(ending)
             decided = self._inbox.decision(after)
             if decided is not None:
                 return decided
@@ -169,7 +169,10 @@ class RankControl:
             raise JobEnded(ending) from error
         ruling = self._inbox.ending()
         if ruling is not None:
-            raise JobEnded(ruling) from error
+            raise self._ended(ruling) from error
+
+    def _ended(self, ending: Ending) -> JobEnded:
+        return JobEnded(ending, everywhere=self._sidecar.has_etcd)
 
     def conclude(self, generation: Generation, status: int) -> None:
         """Write the status, after what was handed to the sidecar before: a check of a graph may still end the job."""

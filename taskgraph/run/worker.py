@@ -25,7 +25,7 @@ from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
-from taskgraph.run.control import Control
+from taskgraph.run.control import Control, JobEnded
 from taskgraph.run.replicas import Program, Replicas
 from taskgraph.run.snapshots import Snapshots
 
@@ -116,7 +116,7 @@ class Worker:
             except EpochAborted:
                 pass
             except BaseException as error:
-                self._control.fail(error, *self.where(), self._member.generation)
+                self._fail(error)
             self._member.interrupted()
             self._computing = False
             self._queue.clear()
@@ -125,7 +125,23 @@ class Worker:
                 decision, history = self._control.next_decision(self._member.generation, self._serve)
             except Left as left:
                 return left.status
+            except JobEnded as ended:
+                self._pass_on(ended)
+                raise
             trace.reached("recovery.decided")
+
+    def _fail(self, error: BaseException) -> None:
+        try:
+            self._control.fail(error, *self.where(), self._member.generation)
+        except JobEnded as ended:
+            self._pass_on(ended)
+            raise
+
+    def _pass_on(self, ended: JobEnded) -> None:
+        """Tell the ranks around this one: they may be cut off from etcd."""
+        for order in self._member.ended(ended.ending.status, everywhere=ended.everywhere):
+            if isinstance(order, do.Send):
+                self._send(order)
 
     def close(self) -> int:
         """Let go of everything. Returns the number of sends that MPI has not completed."""

@@ -83,6 +83,8 @@ def meet(fate: str) -> None:
         os._exit(int(argument))
     elif kind == "signal":
         os.kill(os.getpid(), int(argument))
+    elif kind == "raise":
+        raise RuntimeError("an error of the user")
     elif kind == "crash":
         ctypes.string_at(0)
     elif kind == "hold":
