@@ -69,7 +69,7 @@ MUTATIONS = {
     "lineage": Mutation(
         "snapshots of a history that was given up do not count", {lineage.is_valid: lambda b, w, history: True}, 22
     ),
-    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 48),
+    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 251),
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
     "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
     "refill": Mutation(
@@ -96,12 +96,12 @@ MUTATIONS = {
     "checkpoint": Mutation(
         "where memory holds no newer cut, the newest complete checkpoint does",
         {resume.newer: lambda cut, checkpoint: cut},
-        0,
+        148,
     ),
     "recalled": Mutation(
         "what is made anew is filled from the checkpoint that the decision names",
         {main_thread.source_of: lambda order: None},
-        0,
+        148,
     ),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
