@@ -57,6 +57,8 @@ class Rounds:
         Identity of the run.
     progress
         Tells which epoch the rank is in.
+    clock
+        Seconds, never going back.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Rounds:
         store: CheckpointStore,
         coordinator: Coordinator,
         progress: Callable[[], Epoch],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._run = run
@@ -74,6 +77,7 @@ class Rounds:
         self._store = store
         self._coordinator = coordinator
         self._progress = progress
+        self._clock = clock
         self._generation = -1
         self._round: CheckpointWanted | None = None
         self._due = 0.0
@@ -103,7 +107,7 @@ class Rounds:
 
     def turn(self, decision: Decision, history: History, known: Known) -> float:
         """Do what is due. Return the seconds until there is something to do again."""
-        now = time.monotonic()
+        now = self._clock()
         self._measure(now)
         if decision.generation != self._generation:
             self._enter(decision, now)
@@ -189,7 +193,7 @@ class Rounds:
         self._store.complete(manifest)
         self._complete[name] = manifest
         assert self._safe_at is not None
-        now = time.monotonic()
+        now = self._clock()
         self._cost_s = now - self._safe_at
         self._round, self._due = None, self._safe_at + self._interval_s()
         if self._troubles:
@@ -221,7 +225,7 @@ class Rounds:
             newest or "none",
             pause_s,
         )
-        self._round, self._due = None, time.monotonic() + pause_s
+        self._round, self._due = None, self._clock() + pause_s
 
     def _prune(self) -> None:
         there = self._store.names()

@@ -131,7 +131,7 @@ class Checkpointing:
             self._news.wait(min(wait_s, 60.0))
             self._news.clear()
             try:
-                wait_s = self._turn()
+                wait_s = self.turn()
             except Exception:  # whatever is wrong with checkpoints is no reason to end the job
                 log.exception("a fault in writing checkpoints; the job goes on")
                 wait_s = 60.0
@@ -145,7 +145,8 @@ class Checkpointing:
     def _is_root(self) -> bool:
         return self._decision is not None and self._decision.live[0] == self._rank
 
-    def _turn(self) -> float:
+    def turn(self) -> float:
+        """Do what is due. Return the seconds until there may be something to do again, if nothing is heard before."""
         with self._changing:
             decision, history, wanted = self._decision, self._history, self._wanted
         if decision is None or self._closing:

@@ -139,7 +139,7 @@ def candidates(store: CheckpointStore, config: Config, again: str | None = None)
     if config.resume == "never" and again is not None:
         complete = [manifest for manifest in complete if is_successor(manifest.name.run, again)]
     newest = complete[0].name.boundary if complete else -1
-    for name, why in useless:
+    for name, why in sorted(useless, reverse=True):
         if name.boundary > newest:
             pass_over(store, name, why)
     if complete and complete[0].num_tasks != config.num_tasks:
