@@ -17,6 +17,7 @@ from taskgraph.config import Config
 from taskgraph.errors import CheckpointDamaged, UsageError
 from taskgraph.plan import records
 from taskgraph.plan.decision import start
+from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.manifest import Name
@@ -253,6 +254,71 @@ def test_the_end_of_the_job_is_noted_where_there_are_checkpoints(there):
     there.rounds.end()
     assert there.store.finished() == {RUN}
     assert candidates(there.store, there.config) == []
+
+
+# ---- the end before the end ----
+
+
+def asked_to_pause(there: There) -> list[Ending]:
+    """Let a rank be told to end the job; return the endings that are asked for from now on."""
+    endings: list[Ending] = []
+    there.rounds.ask_end = endings.append
+    there.all[1]._pause("it got SIGUSR1")
+    there.all[1].turn()
+    there.hear()
+    return endings
+
+
+def test_the_last_boundary_is_written_at_once_where_epochs_are_long_and_then_the_job_ends(there):
+    there.run_to(3)
+    endings = asked_to_pause(there)
+    for _ in range(3):
+        there.turns()
+        there.hear()
+    assert there.complete() == [3]  # though it is not safe yet, which takes an epoch
+    (ending,) = endings
+    assert ending.status == PAUSED
+    assert f"rank 1 was told to end the job: it got SIGUSR1; checkpoint 3.{RUN}.0 is complete" in ending.message
+
+
+def test_where_epochs_are_short_it_is_a_boundary_that_lies_ahead(there):
+    for at in range(1, 40):  # 10 in each turn
+        there.run_to(10 * at)
+        there.turns(1)
+        there.hear()
+        if at == 10:
+            endings = asked_to_pause(there)
+    assert len(endings) == 1
+    assert "checkpoint 1" in endings[0].message
+
+
+def test_what_is_complete_already_is_not_written_again(there):
+    there.run_to(5)
+    there.commits.heard(0, Known(0, 5, 5))
+    there.turns()
+    assert there.complete() == [5]
+    endings = asked_to_pause(there)
+    there.turns()
+    assert len(endings) == 1
+    assert there.complete() == [5]
+
+
+def test_without_a_checkpoint_the_job_goes_on_and_it_is_tried_again(there, tmp_path, caplog):
+    (tmp_path / "store").write_text("in the way")
+    there.run_to(3)
+    endings = asked_to_pause(there)
+    for _ in range(3):
+        there.turns()
+        there.hear()
+    assert endings == []
+    assert "NO CHECKPOINT of boundary 3" in caplog.text
+    (tmp_path / "store").unlink()
+    there.run_to(4)
+    there.now += 6
+    for _ in range(3):
+        there.turns()
+        there.hear()
+    assert len(endings) == 1
 
 
 # ---- at the start ----

@@ -122,6 +122,23 @@ def test_where_all_copies_of_a_task_are_lost_the_same_run_goes_back_to_the_check
     assert_right(done, EPOCHS)
 
 
+@pytest.mark.parametrize(("number", "pause_s"), [(signal.SIGUSR1, 0.02), (signal.SIGTERM, 0.5)])
+def test_a_signal_at_a_rank_ends_the_job_with_a_checkpoint_and_less_than_an_epoch_lost(job, number, pause_s):
+    options = {"checkpoint_every": "auto", "epochs": 10 if pause_s == 0.5 else EPOCHS}
+    running = job.start(pause_s=pause_s, **options)
+    running.wait_for_line("epoch 5$")
+    os.kill(running.ranks()[1], number)
+    done = running.finish(LIMIT_S)
+    assert re.search(r"taskgraph: rank 1 was told to end the job: it got SIG.*\(status 75\)", done.stderr), done
+    assert "result" not in done.stdout
+    begun = max(int(epoch) for epoch in re.findall(r" epoch (\d+)$", done.stdout, re.MULTILINE))
+    again = job.run(**options)
+    at = went_on_at(again)
+    assert at is not None, again
+    assert at >= (begun if pause_s == 0.5 else 5), again
+    assert_right(again, options["epochs"])
+
+
 def test_a_full_disk_is_a_loud_warning_and_not_the_end_of_the_job(job):
     job.url = f"full://{job.url}"
     env = job.env() | {"FILES": "5"}

@@ -8,6 +8,9 @@ from typing import Any
 
 from taskgraph.ids import Epoch, Rank, TaskId
 
+PAUSED = 75
+"""The status of a job that was asked to end before it was finished, with a checkpoint to go on from: EX_TEMPFAIL."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:

@@ -21,6 +21,7 @@ from taskgraph.plan.manifest import Name
 STATUS = "status"
 WANTED = "checkpoint/wanted"
 NEWEST = "checkpoint/newest"
+PAUSE = "checkpoint/pause"
 
 
 def failed_key(boundary: Epoch, generation: Generation) -> str:
@@ -93,9 +94,15 @@ def begin(decision: Decision, newest: Name | None = None) -> Write:
     return Write(entries, (key, *excluded_by_status()))
 
 
-def want(boundary: Epoch, generation: Generation) -> Write:
-    """Ask for a checkpoint of a boundary that `generation` has yet to reach."""
-    return Write({WANTED: json.dumps([boundary, generation]).encode()}, must_be_newest(generation))
+def want(wanted: CheckpointWanted) -> Write:
+    """Ask for a checkpoint."""
+    value = json.dumps([wanted.boundary, wanted.generation, wanted.at_once]).encode()
+    return Write({WANTED: value}, must_be_newest(wanted.generation))
+
+
+def pause(asked: PauseAsked) -> Write:
+    """Ask for the end of the job, with a checkpoint to go on from."""
+    return Write({PAUSE: json.dumps([asked.rank, asked.why]).encode()}, (PAUSE,))
 
 
 def fail_checkpoint(failed: CheckpointFailed) -> Write:
@@ -192,10 +199,26 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointWanted:
-    """The snapshots of a boundary are to go into a checkpoint."""
+    """The snapshots of a boundary are to go into a checkpoint.
+
+    Attributes
+    ----------
+    at_once
+        As soon as they are whole, for the job is about to end; otherwise once the boundary is safe, which it may be
+        only an epoch later.
+    """
 
     boundary: Epoch
     generation: Generation
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PauseAsked:
+    """The job is to end before it is finished, with a checkpoint to go on from: a rank was told so."""
+
+    rank: Rank
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +244,7 @@ class CheckpointComplete:
     name: Name
 
 
-Checkpoints: TypeAlias = CheckpointWanted | CheckpointFailed | CheckpointComplete
+Checkpoints: TypeAlias = CheckpointWanted | CheckpointFailed | CheckpointComplete | PauseAsked
 News: TypeAlias = RankDead | HostKnown | HostSilent | Published | Decided | Ended | Checkpoints
 
 
@@ -247,7 +270,11 @@ def _read_checkpoint(what: str, value: bytes) -> News | None:
     try:
         match what:
             case "wanted":
-                return CheckpointWanted(*map(int, json.loads(value)))
+                boundary, generation, at_once = json.loads(value)
+                return CheckpointWanted(int(boundary), int(generation), bool(at_once))
+            case "pause":
+                rank, why = json.loads(value)
+                return PauseAsked(int(rank), str(why))
             case "failed":
                 boundary, generation, rank, why = json.loads(value)
                 return CheckpointFailed(int(boundary), int(generation), int(rank), str(why))

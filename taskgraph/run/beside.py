@@ -116,7 +116,7 @@ class Beside:
         atexit.register(self._left_early)
         self.sidecar.start()
         if self._checkpointing is not None:
-            self._checkpointing.start()
+            self._checkpointing.start(self.sidecar.ask_end)
         self._mates.start()
         return self
 

@@ -21,10 +21,11 @@ from taskgraph.ids import Epoch
 from taskgraph.plan import records
 from taskgraph.plan.checkpoints import few, interval_s, next_boundary, to_remove
 from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Manifest, Name
-from taskgraph.plan.records import CheckpointFailed, CheckpointWanted
+from taskgraph.plan.records import CheckpointFailed, CheckpointWanted, PauseAsked
 from taskgraph.run.resuming import Beginning
 
 log = logging.getLogger(__name__)
@@ -88,15 +89,28 @@ class Rounds:
         self._ahead_s = AHEAD_S
         self._rate = (0.0, 0, 0.0)
         self._troubles = 0
+        self._pause: PauseAsked | None = None
+        self.ask_end: Callable[[Ending], object] = lambda ending: None
 
     @property
     def busy(self) -> Name | None:
         """The checkpoint that is being written."""
         return None if self._round is None else Name(self._round.boundary, self._run, self._round.generation)
 
-    def failed(self, failed: CheckpointFailed) -> None:
-        """Take that a rank cannot do its part."""
-        if self._round != CheckpointWanted(failed.boundary, failed.generation):
+    def heard(self, said: CheckpointFailed | PauseAsked) -> None:
+        """Take that a rank cannot do its part, or that the job is to end."""
+        if isinstance(said, CheckpointFailed):
+            self._failed(said)
+        elif self._pause is None:
+            log.info("rank=%d was told to end the job: %s", said.rank, said.why)
+            self._pause = said
+            self._round, self._due = None, 0.0
+
+    def _failed(self, failed: CheckpointFailed) -> None:
+        if self._round is None or (self._round.boundary, self._round.generation) != (
+            failed.boundary,
+            failed.generation,
+        ):
             return
         if failed.why:
             self._give_up(f"rank {failed.rank}: {failed.why}")
@@ -126,8 +140,8 @@ class Rounds:
 
     def _enter(self, decision: Decision, now: float) -> None:
         self._generation, self._safe_at = decision.generation, None
-        self._round = first_wanted(decision, self._config)
-        self._due = now + (FIRST_S if self._cost_s is None else self._interval_s())
+        self._round = first_wanted(decision, self._config) if self._pause is None else None
+        self._due = 0.0 if self._pause is not None else now + (FIRST_S if self._cost_s is None else self._interval_s())
 
     def _interval_s(self) -> float:
         if self._config.checkpoint_every != "auto" or self._cost_s is None:
@@ -149,18 +163,39 @@ class Rounds:
         grid = self._config.protect_every if every == "auto" else every
         ahead = math.ceil(self._ahead_s * self._rate[2])
         boundary = next_boundary(self._progress(), ahead, grid)
-        if self._config.epochs is not None and boundary >= self._config.epochs:
+        if self._pause is not None:
+            boundary = self._last_chance(ahead)
+            if self._ends_at(boundary):
+                return _AGAIN_S
+        elif self._config.epochs is not None and boundary >= self._config.epochs:
             self._due = math.inf
             return _AGAIN_S
-        write = records.want(boundary, self._generation)
+        wanted = CheckpointWanted(boundary, self._generation, self._pause is not None)
+        write = records.want(wanted)
         if not self._coordinator.write(write.entries, absent=write.absent):
             return _AGAIN_S  # the generation is over
-        self._round, self._safe_at = CheckpointWanted(boundary, self._generation), None
+        self._round, self._safe_at = wanted, None
         return POLL_S
+
+    def _last_chance(self, ahead: int) -> Epoch:
+        """Return the boundary to end with: the last, whose snapshots are there, if epochs are long; else the next."""
+        every = self._config.protect_every
+        return next_boundary(self._progress(), ahead, every) if ahead > 1 else self._progress() // every * every
+
+    def _ends_at(self, boundary: Epoch) -> bool:
+        """End the job if a checkpoint of a boundary, or a later one, is complete already."""
+        newest = max(self._complete, default=self._beginning.newest)
+        if self._pause is None or newest is None or newest.boundary < boundary:
+            return False
+        asked = f"rank {self._pause.rank} was told to end the job: {self._pause.why}"
+        why = f"{asked}; checkpoint {newest} is complete, and the next run of this name goes on from there"
+        self.ask_end(Ending(status=PAUSED, message=why))
+        self._due = math.inf
+        return True
 
     def _look(self, wanted: CheckpointWanted, history: History, known: Known, now: float) -> float:
         """See how far the round is."""
-        if known.generation != wanted.generation or known.safe < wanted.boundary:
+        if not wanted.at_once and (known.generation != wanted.generation or known.safe < wanted.boundary):
             return POLL_S
         if known.end_at == wanted.boundary:  # the job ends there
             self._round, self._due = None, math.inf
@@ -202,6 +237,7 @@ class Rounds:
         log.info("checkpoint=%s bytes=%d ms=%.1f", name, sum(sizes), 1000 * self._cost_s)
         self._unsaid = name
         self._say_complete(name)
+        self._ends_at(name.boundary)
         self._prune()
 
     def _say_complete(self, name: Name) -> None:

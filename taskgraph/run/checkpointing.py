@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.coordinator import Coordinator
@@ -20,10 +21,12 @@ from taskgraph.errors import CheckpointError, CoordinatorError
 from taskgraph.ids import Rank
 from taskgraph.plan import records
 from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.records import CheckpointFailed, Checkpoints, CheckpointWanted
+from taskgraph.plan.records import CheckpointFailed, Checkpoints, CheckpointWanted, PauseAsked
 from taskgraph.run.checkpoint_rounds import POLL_S, Rounds, first_wanted
+from taskgraph.run.pause_signals import PauseSignals
 from taskgraph.run.task_files import TaskFiles
 
 log = logging.getLogger(__name__)
@@ -73,15 +76,25 @@ class Checkpointing:
         self._heard: CheckpointWanted | None = None
         self._wanted: CheckpointWanted | None = None
         self._written: CheckpointWanted | None = None
-        self._failed: deque[CheckpointFailed] = deque()
+        self._said: deque[CheckpointFailed | PauseAsked] = deque()
+        self._signals = PauseSignals(self._pause)
+        self._pausing: PauseAsked | None = None
         self._closing = False
         self._finished = False
         self._thread = threading.Thread(target=self._run_thread, name="taskgraph-checkpoints", daemon=True)
 
     # ---- what the main thread says ----
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, ask_end: Callable[[Ending], object]) -> None:
+        """Begin.
+
+        Parameters
+        ----------
+        ask_end
+            Ends the job, when a signal has asked for it and there is a checkpoint to go on from.
+        """
+        self._rounds.ask_end = ask_end
+        self._signals.open()
         self._thread.start()
 
     def adopted(self, decision: Decision, history: History) -> None:
@@ -95,6 +108,7 @@ class Checkpointing:
 
     def close(self, *, finished: bool) -> None:
         """End the thread. If the job has finished, the root notes it in the store, unless that takes too long."""
+        self._signals.close()
         self._finished, self._closing = finished, True
         self._news.set()
         self._thread.join(_END_S)
@@ -115,8 +129,8 @@ class Checkpointing:
                     self._heard = said
                     if self._decision is not None and said.generation == self._decision.generation:
                         self._want(said)
-            case CheckpointFailed():
-                self._failed.append(said)
+            case CheckpointFailed() | PauseAsked():
+                self._said.append(said)
         self._news.set()
 
     def _want(self, wanted: CheckpointWanted | None) -> None:
@@ -151,19 +165,22 @@ class Checkpointing:
             decision, history, wanted = self._decision, self._history, self._wanted
         if decision is None or self._closing:
             return math.inf
-        wait_s = math.inf
+        wait_s = math.inf if self._pausing is None else self._ask_pause(self._pausing)
         if wanted is not None and wanted != self._written:
             wait_s = self._write(decision, wanted)
         if decision.live[0] == self._rank:
-            while self._failed:
-                self._rounds.failed(self._failed.popleft())
+            while self._said:
+                self._rounds.heard(self._said.popleft())
             wait_s = min(wait_s, self._rounds.turn(decision, history, self._commits.read()[0]))
         return wait_s
 
     def _write(self, decision: Decision, wanted: CheckpointWanted) -> float:
         """Write the files of this rank's tasks, once the boundary is safe."""
         known, _ = self._commits.read()
-        if known.generation != wanted.generation or known.safe < wanted.boundary:
+        is_current = known.generation == wanted.generation
+        is_safe = is_current and known.safe >= wanted.boundary
+        tasks = decision.layout.primaries_of(self._rank)
+        if not is_safe and not (wanted.at_once and self._files.are_whole(wanted.boundary, tasks)):
             return POLL_S
         why = self._write_files(Name(wanted.boundary, self._run, wanted.generation), decision, wanted)
         self._written = wanted
@@ -187,6 +204,21 @@ class Checkpointing:
         except CheckpointError as error:
             return str(error)
         return None
+
+    def _pause(self, why: str) -> None:
+        """Take, in the handler of a signal, that the job is to end."""
+        self._pausing = PauseAsked(self._rank, why)
+        self._news.set()
+
+    def _ask_pause(self, asked: PauseAsked) -> float:
+        write = records.pause(asked)
+        try:
+            self._coordinator.write(write.entries, absent=write.absent)
+        except CoordinatorError as error:
+            log.debug("nobody is told that the job is to end: %s", error)
+            return 1.0
+        self._pausing = None
+        return math.inf
 
     def _is_wanted(self, wanted: CheckpointWanted) -> bool:
         return not self._closing and self._wanted == wanted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from taskgraph.backends.checkpoint_file import Head, Part, describe, memory_of
 from taskgraph.backends.checkpoint_store import CheckpointStore
@@ -39,6 +39,10 @@ class TaskFiles:
         """Make the directory of a checkpoint."""
         self._store.prepare(name)
 
+    def are_whole(self, boundary: Epoch, tasks: Iterable[TaskId]) -> bool:
+        """Tell whether the host has the snapshots of tasks at a boundary."""
+        return all(self._slots.find(task, boundary) is not None for task in tasks)
+
     def write(self, name: Name, task: TaskId, may_go_on: Callable[[], bool]) -> bool:
         """Write a task's snapshot into a checkpoint; for the thread that does nothing else.
 
@@ -58,7 +62,7 @@ class TaskFiles:
             It was not written.
         """
         slots = self._slots
-        held = slots.find(task, name.boundary, name.generation)
+        held = slots.find(task, name.boundary)  # what a generation has resumed from, an earlier one has written
         mapped = None if held is None else slots.map(held)
         if held is None or mapped is None:
             return False
