@@ -26,6 +26,7 @@ from taskgraph.run.checkpoint_rounds import FIRST_S, Rounds
 from taskgraph.run.checkpointing import Checkpointing
 from taskgraph.run.replicas import Replica
 from taskgraph.run.resuming import Beginning, candidates
+from taskgraph.run.shelf import Shelf
 from taskgraph.run.task_files import TaskFiles, note
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 from tests.checkpoints import OTHER, RUN, make
@@ -58,9 +59,8 @@ class There:
         for rank in range(RANKS):
             files = TaskFiles(self.store, self.slots, RANKS)
             files.declare(self.replicas[rank])
-            rounds = Rounds(
-                self.config, RUN, beginning, self.store, self.coordinator, lambda: self.boundary, lambda: self.now
-            )
+            shelf = Shelf(self.store, RANKS, RUN, beginning)
+            rounds = Rounds(self.config, RUN, shelf, self.coordinator, lambda: self.boundary, lambda: self.now)
             one = Checkpointing(self.config, RUN, rank, self.slots, self.commits, self.coordinator, files, rounds)
             one.adopted(self.decision, self.decision.history)
             self.files.append(files)

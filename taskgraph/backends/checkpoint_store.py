@@ -21,9 +21,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from taskgraph.backends.checkpoint_file import Head, Memory, Reader, write
 from taskgraph.errors import CheckpointDamaged, CheckpointError, TaskgraphError
 from taskgraph.ids import TaskId
@@ -66,7 +63,7 @@ class CheckpointStore:
         self.path = f"{self._base}/{job}"
         protocols = {self._fs.protocol} if isinstance(self._fs.protocol, str) else set(self._fs.protocol)
         self._renames = not protocols & _OBJECT_STORES
-        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._is_local = "file" in protocols
 
     # ---- what there is ----
 
@@ -268,8 +265,10 @@ class CheckpointStore:
 
 def filesystem(url: str) -> tuple[Any, str]:
     """Return a filesystem and the path in it. Raises CheckpointError where there is none of that kind."""
+    from fsspec.core import url_to_fs  # takes a tenth of a second, which jobs without checkpoints do without
+
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        fs, path = url_to_fs(url)
     except Exception as error:
         raise CheckpointError(f"checkpoint={url!r} is no URL that fsspec can use: {error}") from error
     return fs, str(path)

@@ -13,20 +13,19 @@ import math
 import time
 from collections.abc import Callable
 
-from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.config import Config
-from taskgraph.errors import CheckpointDamaged, CheckpointError, CoordinatorError
+from taskgraph.errors import CheckpointError, CoordinatorError
 from taskgraph.ids import Epoch
 from taskgraph.plan import records
-from taskgraph.plan.checkpoints import few, interval_s, next_boundary, to_remove
+from taskgraph.plan.checkpoints import few, interval_s, next_boundary
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.lineage import History
-from taskgraph.plan.manifest import Manifest, Name
+from taskgraph.plan.manifest import Name
 from taskgraph.plan.records import CheckpointFailed, CheckpointWanted, PauseAsked
-from taskgraph.run.resuming import Beginning
+from taskgraph.run.shelf import Shelf
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +55,8 @@ class Rounds:
     ----------
     run
         Identity of the run.
+    shelf
+        Where the checkpoints are.
     progress
         Tells which epoch the rank is in.
     clock
@@ -66,16 +67,14 @@ class Rounds:
         self,
         config: Config,
         run: str,
-        beginning: Beginning,
-        store: CheckpointStore,
+        shelf: Shelf,
         coordinator: Coordinator,
         progress: Callable[[], Epoch],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._run = run
-        self._beginning = beginning
-        self._store = store
+        self._shelf = shelf
         self._coordinator = coordinator
         self._progress = progress
         self._clock = clock
@@ -84,7 +83,6 @@ class Rounds:
         self._due = 0.0
         self._safe_at: float | None = None
         self._unsaid: Name | None = None
-        self._complete: dict[Name, Manifest] = {}
         self._cost_s: float | None = None
         self._ahead_s = AHEAD_S
         self._rate = (0.0, 0, 0.0)
@@ -184,7 +182,7 @@ class Rounds:
 
     def _ends_at(self, boundary: Epoch) -> bool:
         """End the job if a checkpoint of a boundary, or a later one, is complete already."""
-        newest = max(self._complete, default=self._beginning.newest)
+        newest = self._shelf.newest
         if self._pause is None or newest is None or newest.boundary < boundary:
             return False
         asked = f"rank {self._pause.rank} was told to end the job: {self._pause.why}"
@@ -203,7 +201,7 @@ class Rounds:
         if self._safe_at is None:
             self._safe_at = now
         name = Name(wanted.boundary, self._run, wanted.generation)
-        sizes = self._store.sizes(name)
+        sizes = self._shelf.store.sizes(name)
         missing = set(range(self._config.num_tasks)) - sizes.keys()
         took_s = now - self._safe_at
         if not missing:
@@ -214,22 +212,9 @@ class Rounds:
         return min(max(POLL_S, took_s / 10), 1.0)
 
     def _finish(self, name: Name, history: History, sizes: tuple[int, ...]) -> None:
-        manifest = Manifest(
-            job=self._config.name,
-            num_tasks=self._config.num_tasks,
-            name=name,
-            origin=self._beginning.origin,
-            started=self._beginning.started,
-            attempt=self._beginning.attempt,
-            history=history,
-            written=time.time(),
-            sizes=sizes,
-        )
-        self._store.complete(manifest)
-        self._complete[name] = manifest
+        self._shelf.complete(name, history, sizes)
         assert self._safe_at is not None
-        now = self._clock()
-        self._cost_s = now - self._safe_at
+        self._cost_s = self._clock() - self._safe_at
         self._round, self._due = None, self._safe_at + self._interval_s()
         if self._troubles:
             log.warning("checkpoints are written again: %s is complete", name)
@@ -238,21 +223,20 @@ class Rounds:
         self._unsaid = name
         self._say_complete(name)
         self._ends_at(name.boundary)
-        self._prune()
+        self._shelf.prune(self.busy)
 
     def _say_complete(self, name: Name) -> None:
         write = records.complete(name)
         said = self._coordinator.write(write.entries, absent=write.absent)
         self._unsaid = None
         if not said:  # the next generation did not know of it, and may have resumed below
-            self._complete.pop(name, None)
-            self._store.remove(name)
+            self._shelf.take_back(name)
 
     def _give_up(self, why: str) -> None:
         self._troubles += 1
         pause_s = min(_FIRST_PAUSE_S * 2 ** (self._troubles - 1), LIMIT_S)
         boundary = self._round.boundary if self._round is not None else None
-        newest = max(self._complete, default=self._beginning.newest)
+        newest = self._shelf.newest
         log.warning(
             "NO CHECKPOINT of boundary %s: %s. The job goes on; the newest complete checkpoint is %s; it is tried "
             "again in %.0f s",
@@ -263,28 +247,8 @@ class Rounds:
         )
         self._round, self._due = None, self._clock() + pause_s
 
-    def _prune(self) -> None:
-        there = self._store.names()
-        for name in there:
-            if name not in self._complete:
-                try:
-                    manifest = self._store.manifest(name)
-                except CheckpointDamaged:
-                    continue
-                if manifest is not None:
-                    self._complete[name] = manifest
-        self._complete = {name: manifest for name, manifest in self._complete.items() if name in there}
-        for name in to_remove(there, self._complete.values(), self._run, self.busy):
-            self._store.remove(name)
-            self._complete.pop(name, None)
-        for origin in self._store.finished() - {manifest.origin for manifest in self._complete.values()}:
-            self._store.forget(origin)
-
     # ---- the end ----
 
     def end(self) -> None:
         """Note that the job has finished, so that the next run of this name begins afresh."""
-        if self.busy is not None:
-            self._store.remove(self.busy)
-        if self._store.names():
-            self._store.finish(self._beginning.origin)
+        self._shelf.end(self.busy)

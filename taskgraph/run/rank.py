@@ -40,6 +40,7 @@ from taskgraph.run.rank_control import RankControl, tell_if_first
 from taskgraph.run.replicas import Program
 from taskgraph.run.resuming import Beginning, look
 from taskgraph.run.roster import leave
+from taskgraph.run.shelf import Shelf
 from taskgraph.run.starting import starting
 from taskgraph.run.startup import (
     ROOT,
@@ -135,7 +136,8 @@ def _checkpointing(
     shared.slots.room += 1
     files = TaskFiles(store, shared.slots, config.num_tasks)
     progress = partial(shared.words.progress, site.index)
-    rounds = Rounds(config, site.run, beginning, store, coordinator, progress)
+    shelf = Shelf(store, config.num_tasks, site.run, beginning)
+    rounds = Rounds(config, site.run, shelf, coordinator, progress)
     slots, commits = shared.slots, shared.commits
     return files, Checkpointing(config, site.run, site.rank, slots, commits, coordinator, files, rounds)
 

@@ -69,20 +69,20 @@ MUTATIONS = {
     "lineage": Mutation(
         "snapshots of a history that was given up do not count", {lineage.is_valid: lambda b, w, history: True}, 22
     ),
-    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 251),
+    "freeze": Mutation("below the floor nothing is changed", {fence.may_act: lambda generation, floor: True}, 1855),
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
-    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 0),
+    "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 4),
     "refill": Mutation(
         "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 67242
     ),
-    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 84),
+    "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 65),
     "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
     "hook": Mutation(
         "committed goes on from what the snapshot records",
         {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
         5,
     ),
-    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 81),
+    "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 213),
     "guard": Mutation(
         "an error of a rank that is out of date is dropped",
         {records.must_be_current: lambda rank, generation: ()},
@@ -92,20 +92,20 @@ MUTATIONS = {
         "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 75
     ),
     "init0": Mutation("the first boundary counts as held", {resume.first_is_held: lambda safe, first: False}, 18),
-    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2684),
+    "grace": Mutation("a task whose holders are all gone is lost", {resume.is_lost: lambda hosts, live: False}, 2858),
     "checkpoint": Mutation(
         "where memory holds no newer cut, the newest complete checkpoint does",
         {resume.newer: lambda cut, checkpoint: cut},
-        148,
+        96,
     ),
     "recalled": Mutation(
         "what is made anew is filled from the checkpoint that the decision names",
         {main_thread.source_of: lambda order: None},
-        148,
+        96,
     ),
     "header": Mutation("the header tells the generation, not the tag", {main_thread.told: _by_tag}, 73),
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
-    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 1107),
+    "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 5333),
     "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, 4040),
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
