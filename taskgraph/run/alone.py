@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from taskgraph.backends.checkpoint_store import CheckpointStore
+from taskgraph.config import Config
 from taskgraph.ids import Epoch
-from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
+from taskgraph.run.alone_checkpoints import AloneCheckpoints
 from taskgraph.run.control import NoControl
 from taskgraph.run.injection import refuse_in_one_process
 from taskgraph.run.observer import Observer
 from taskgraph.run.replicas import Program
+from taskgraph.run.resuming import HERE, Beginning, look_alone
+from taskgraph.run.shelf import Shelf
 from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.startup import warn_of_few_copies
 from taskgraph.run.worker import Worker
-
-HERE = "localhost"
 
 
 class Alone(NoControl):
@@ -38,10 +40,26 @@ def run_alone(program: Program, observer: Observer) -> int:
     refuse_in_one_process(config.faults)
     layout = assign(config.num_tasks, [HERE], config.backups, config.placement)
     warn_of_few_copies(config, layout)
-    decision = start({0: HERE}, layout)
-    worker = Worker(program, 0, HERE, decision, None, check, NoSnapshots(), Alone(observer))
+    beginning = look_alone(config, layout)
+    if beginning.decision.checkpoint is not None:
+        observer.resumes(beginning.decision.checkpoint, str(config.checkpoint))
+    snapshots = _snapshots(config, beginning)
+    worker = Worker(program, 0, HERE, beginning.decision, None, check, snapshots, Alone(observer))
+    finished = False
     try:
-        return worker.run()
+        status = worker.run()
+        finished = True
+        return status
     finally:
         worker.close()
+        if isinstance(snapshots, AloneCheckpoints):
+            snapshots.close(finished=finished)
         observer.close()
+
+
+def _snapshots(config: Config, beginning: Beginning) -> NoSnapshots:
+    if config.checkpoint is None:
+        return NoSnapshots()
+    run = beginning.run
+    shelf = Shelf(CheckpointStore(config.checkpoint, config.name), config.num_tasks, run, beginning)
+    return AloneCheckpoints(config, run, shelf, beginning.decision.boundary)

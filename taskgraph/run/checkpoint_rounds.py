@@ -48,6 +48,11 @@ def first_wanted(decision: Decision, config: Config) -> CheckpointWanted | None:
     return CheckpointWanted(boundary, decision.generation)
 
 
+def pause_after(troubles: int) -> float:
+    """Return how long to wait until the next attempt after so many that failed, in seconds."""
+    return min(_FIRST_PAUSE_S * 2.0 ** (troubles - 1), LIMIT_S)
+
+
 class Rounds:
     """Used by one thread of every rank; only that of the root of a generation takes turns.
 
@@ -234,7 +239,7 @@ class Rounds:
 
     def _give_up(self, why: str) -> None:
         self._troubles += 1
-        pause_s = min(_FIRST_PAUSE_S * 2 ** (self._troubles - 1), LIMIT_S)
+        pause_s = pause_after(self._troubles)
         boundary = self._round.boundary if self._round is not None else None
         newest = self._shelf.newest
         log.warning(

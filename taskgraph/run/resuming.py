@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,7 @@ from taskgraph.config import Config
 from taskgraph.errors import CheckpointDamaged, CheckpointError, UsageError
 from taskgraph.ids import Epoch, Host, TaskId
 from taskgraph.plan.checkpoints import in_order
-from taskgraph.plan.decision import Decision
+from taskgraph.plan.decision import Decision, start
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.manifest import Manifest, Name
 from taskgraph.plan.relaunch import is_successor
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+HERE = "localhost"
+"""The host of a job in one process."""
 _LIST_S = 60.0
 """How long the store may take to say what it has, in seconds."""
 _SLOWEST = 1 << 20
@@ -44,6 +47,8 @@ class Beginning:
     ----------
     decision
         The first.
+    run
+        Identity of the run.
     newest
         The newest checkpoint, which later generations may have to go back to; None: there is none.
     origin, started, attempt
@@ -51,6 +56,7 @@ class Beginning:
     """
 
     decision: Decision
+    run: str
     newest: Name | None = None
     origin: str
     started: float
@@ -90,6 +96,7 @@ def look(
             decision = replace(decision, delivered=min(delivered, decision.boundary))
         return Beginning(
             decision=decision,
+            run=site.run,
             newest=manifest.name,
             origin=manifest.origin,
             started=manifest.started,
@@ -99,7 +106,35 @@ def look(
         together(communicator, lambda: refuse_where_required(store, config))
     decision = together(communicator, lambda: decide(None))
     started = communicator.bcast(time.time(), root=ROOT)
-    return Beginning(decision=decision, origin=site.run, started=started, attempt=1)
+    return Beginning(decision=decision, run=site.run, origin=site.run, started=started, attempt=1)
+
+
+def look_alone(config: Config, layout: Layout) -> Beginning:
+    """Do as `look` does, for a job in one process.
+
+    Raises
+    ------
+    TaskgraphError
+        As `StartFailed` there.
+    """
+    run = secrets.token_hex(8)
+    if config.checkpoint is not None:
+        store = CheckpointStore(config.checkpoint, config.name)
+        for manifest in candidates(store, config):
+            delivered = verified(store, manifest, tuple(range(config.num_tasks)), True)
+            if isinstance(delivered, str):
+                pass_over(store, manifest.name, delivered)
+                continue
+            return Beginning(
+                decision=start({0: HERE}, layout, checkpoint=manifest.name, delivered=delivered),
+                run=run,
+                newest=manifest.name,
+                origin=manifest.origin,
+                started=manifest.started,
+                attempt=manifest.attempt + 1,
+            )
+        refuse_where_required(store, config)
+    return Beginning(decision=start({0: HERE}, layout), run=run, origin=run, started=time.time(), attempt=1)
 
 
 def _choices(config: Config, site: Site) -> tuple[CheckpointStore | None, list[Manifest]]:

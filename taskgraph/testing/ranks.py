@@ -10,9 +10,9 @@ from taskgraph.ids import Rank
 from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
-from taskgraph.run.alone import HERE
 from taskgraph.run.control import NoControl
 from taskgraph.run.injection import refuse_in_one_process
+from taskgraph.run.resuming import HERE
 from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.worker import Worker
 from taskgraph.testing.loopback import Loopback, LoopbackTransport
