@@ -29,11 +29,11 @@ def test_a_rank_that_is_gone_before_mpi_was_finalized_keeps_no_other_from_ending
 
 def test_a_rank_at_work_after_the_job_is_waited_for(mpirun):
     afterwards = "time.sleep(1); print('all done', flush=True)"  # the others are at their end meanwhile
-    done = mpirun.run(PROGRAM.format(afterwards=afterwards), ranks=3)
+    done = mpirun.run(PROGRAM.format(afterwards=afterwards), ranks=3, ulfm=True)
     assert (done.status, done.stdout, done.stderr) == (0, "all done\n", "")
 
 
 def test_after_a_second_job_the_process_ends_as_after_one(mpirun):
     again = "pass\n    status += job.start()"
-    done = mpirun.run(PROGRAM.format(afterwards=again), ranks=2)
+    done = mpirun.run(PROGRAM.format(afterwards=again), ranks=2, ulfm=True)
     assert (done.status, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from functools import partial
@@ -33,6 +34,7 @@ from taskgraph.run.control import JobEnded
 from taskgraph.run.etcd_start import find_etcd
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
+from taskgraph.run.launch_line import warn_of_mortality
 from taskgraph.run.leaving import leave_hard, leave_through_mpi
 from taskgraph.run.observer import Observer
 from taskgraph.run.probing import probe
@@ -76,6 +78,8 @@ def run_rank(program: Program, observer: Observer) -> int:
         communicator = open_communicator()
         try:
             site = meet(communicator, program.config)
+            if site.rank == ROOT:
+                warn_of_mortality(communicator.size, os.environ, sys.orig_argv)
             directory, inherited = prepare_host(communicator, program.config, site)
             until_kept.close()  # the keeper sees to it from now on
             try:
