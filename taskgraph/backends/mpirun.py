@@ -114,6 +114,8 @@ class Where:
         How many there are.
     in_slurm
         Whether the launcher starts its daemons through Slurm.
+    again
+        Whether it has started some there before.
     """
 
     ranks: int
@@ -121,6 +123,7 @@ class Where:
     slots: Mapping[str, int] = field(default_factory=dict)
     hosts: int = 1
     in_slurm: bool = False
+    again: bool = False
 
     @property
     def is_crowded(self) -> bool:
@@ -166,8 +169,13 @@ def _open_mpi(launcher: Launcher, where: Where, options: Sequence[str]) -> list[
         words += ["--oversubscribe"]
     if launcher.survives_ranks and where.hosts > 1:
         words += _LONG_SUFFERING
-        words += ["--prtemca", "plm_slurm_args", "--no-kill"] if where.in_slurm else []
+        words += ["--prtemca", "plm_slurm_args", _srun(where)] if where.in_slurm else []
     return words
+
+
+def _srun(where: Where) -> str:
+    """Return what srun is told: to let a host go, and after a loss not to wait for what still counts as in use."""
+    return "--no-kill --overlap" if where.again else "--no-kill"
 
 
 def _passed_on(environ: Mapping[str, str]) -> list[str]:

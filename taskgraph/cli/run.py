@@ -89,7 +89,7 @@ def where(given: slurm.Allocation | None, ranks: int | None, attempt: int) -> Wh
     live = slurm.live_hosts(tuple(given.slots), os.environ) if attempt else tuple(given.slots)
     if len(live) == len(given.slots):
         slots = dict(given.slots)
-        return Where(ranks=wanted, cores=cores, hosts=len(slots), in_slurm=True)
+        return Where(ranks=wanted, cores=cores, hosts=len(slots), in_slurm=True, again=attempt > 0)
     slots = {host: given.slots[host] for host in live}
     _say(f"{len(live)} of {len(given.slots)} hosts answer: {', '.join(live) or 'none'}")
     return Where(
@@ -98,6 +98,7 @@ def where(given: slurm.Allocation | None, ranks: int | None, attempt: int) -> Wh
         slots=slots,
         hosts=max(len(slots), 1),
         in_slurm=True,
+        again=True,
     )
 
 

@@ -74,6 +74,8 @@ class Supervisor:
                 verdict = self._try(attempt)
                 if isinstance(verdict, Done):
                     self._let_leave(attempt)
+                    if verdict.status and not self._attempts[-1].status:  # with the launcher its output may be lost
+                        self._say(f"the job has failed: {verdict.why}")
                     return verdict.status
                 if isinstance(verdict, GiveUp):
                     self._say(verdict.why)
