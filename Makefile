@@ -1,6 +1,7 @@
 # make demo   set up .venv, then run the example on real input under mpirun
 # make test   set up .venv, then pass the checks and the tests
 # make build  set up .venv and compile; done by both of the above, and quick when nothing changed
+# make cluster-test  test jobs on several hosts: a Slurm cluster on this machine, as root, on Debian or Ubuntu
 # make clean  remove what was made here
 #
 # PYTHON names the Python to use, MPICC the MPI to compile against. Where no MPI or no etcd is installed, both come from
@@ -24,7 +25,7 @@ ifeq ($(shell id -u),0)
 OPEN_MPI_FLAGS += --allow-run-as-root
 endif
 
-.PHONY: build demo test lint types tests clean
+.PHONY: build demo test lint types tests cluster-test clean
 
 build: $(VENV)/.compiled
 
@@ -45,6 +46,9 @@ types: build
 
 tests: build
 	python -m pytest -W error
+
+cluster-test: build
+	python -m pytest -W error tests/cluster
 
 # The interpreter
 $(VENV)/.made:

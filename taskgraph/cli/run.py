@@ -13,6 +13,7 @@ from taskgraph._native.mpi import built_with
 from taskgraph.backends import slurm
 from taskgraph.backends.mpirun import Where, find_launcher, launch_line
 from taskgraph.errors import TaskgraphError, UsageError
+from taskgraph.plan.ending import PAUSED
 from taskgraph.run.supervisor import Supervisor
 
 
@@ -49,14 +50,20 @@ def program(words: Sequence[str]) -> list[str]:
 )
 @click.option("-n", "-np", "--np", "ranks", type=click.IntRange(1), help="Ranks; by default one for each core.")
 @click.option("--relaunches", default=100, show_default=True, type=click.IntRange(0), help="At most.")
+@click.option("--requeue", is_flag=True, help="When the job was paused, let Slurm queue it again.")
 @click.option("--dry-run", is_flag=True, help="Print the launch line and do nothing.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="DRIVER.PY [ARGUMENTS]")
 @click.pass_context
-def run(ctx: click.Context, ranks: int | None, relaunches: int, dry_run: bool, options: Sequence[str]) -> None:
+def run(
+    ctx: click.Context, ranks: int | None, relaunches: int, requeue: bool, dry_run: bool, options: Sequence[str]
+) -> None:
     """Run a driver under the MPI that taskgraph was compiled for.
 
     When the launcher ends while the job is not over, be it that a rank died which it does not survive or that it was
     killed itself, it is started again, and the job goes on from what is left in shared memory. The status is the job's.
+
+    SIGUSR1 asks the job to write a checkpoint and end, with status 75, so that another run goes on from there; so does
+    SIGTERM, which ends a job that writes no checkpoints.
     """
     words: list[str] = ctx.obj
     try:
@@ -73,6 +80,9 @@ def run(ctx: click.Context, ranks: int | None, relaunches: int, dry_run: bool, o
             click.echo(shlex.join(command(0)))
             return
         status = Supervisor(command, os.environ, relaunches, _say).run()
+        if requeue and status == PAUSED and given is not None:
+            _say(f"Slurm queues job {given.job} again")
+            slurm.requeue(given.job, os.environ)
     except TaskgraphError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -46,6 +46,8 @@ class KeeperSpec:
         The option of that name, see `taskgraph.run.supervised`.
     supervisor
         The process that launches the job again when its launcher has ended early, where it is on this machine.
+    pauses
+        Whether the job can end before it is finished, since it writes checkpoints.
     """
 
     job: str
@@ -62,6 +64,7 @@ class KeeperSpec:
     several_machines: bool = False
     supervised: str | None = None
     supervisor: Process | None = None
+    pauses: bool = False
 
     @property
     def attempt(self) -> Supervised | None:

@@ -278,6 +278,7 @@ def _spec(config: Config, site: Site) -> KeeperSpec:
         etcd_lost_after_s=config.etcd_lost_after_s,
         launcher=launchers(Process.current()),
         supervised=config.supervised,
+        pauses=config.checkpoint is not None,
         supervisor=None if site.attempt is None else site.attempt.supervisor(),
         etcd=_etcd_part(config, site),
         several_machines=site.machine_count > 1,

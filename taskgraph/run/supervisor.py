@@ -21,6 +21,7 @@ from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Verdict, after
 from taskgraph.run import inheritance
 from taskgraph.run.forgotten import remove_left_by_launcher
 from taskgraph.run.hostdir import shared_memory
+from taskgraph.run.pause import Pause
 from taskgraph.run.roster import read_roster
 from taskgraph.run.supervised import Supervised
 
@@ -28,8 +29,9 @@ _LOOK_S = 0.5
 _DESERTED_S = 5.0
 """How long a launcher may stay when no rank of this machine is left, in seconds: some wait for a host that is gone."""
 _LEAVE_S = 5.0
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PASSED_ON = (signal.SIGUSR1, signal.SIGUSR2)
+_ONLY_PAUSING = (signal.SIGUSR1,)
+_PAUSING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT,)
 
 
 class Supervisor:
@@ -60,6 +62,7 @@ class Supervisor:
         self._say = say
         self._child: subprocess.Popen[bytes] | None = None
         self._interrupted = 0
+        self._pause = Pause()
         self._attempts: list[Attempt] = []
         self._files: set[LeftFile] = set()
 
@@ -87,6 +90,7 @@ class Supervisor:
 
     def _try(self, attempt: Supervised) -> Verdict:
         environ = {**self._environ, "TASKGRAPH_SUPERVISED": attempt.encode()}
+        self._pause.begin()
         if not self._interrupted:  # between two attempts
             self._child = subprocess.Popen(tied(self._command(attempt.attempt)), env=environ)
             status = self._wait(attempt, self._child)
@@ -102,6 +106,8 @@ class Supervisor:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(_LOOK_S)
+            if self._pause.asked and not self._pause.pass_on(attempt) and self._pause.must_end:
+                self._interrupt(self._pause.asked)
             boundary, why = (None, "") if told else attempt.where()
             if boundary is not None:
                 self._say(f"relaunch {attempt.attempt} goes on at epoch {boundary}: {why}")
@@ -147,16 +153,22 @@ class Supervisor:
     # ---- signals ----
 
     def _take_signals(self, undo: ExitStack) -> None:
-        for number in (*_ENDING, *_PASSED_ON):
+        for number in (*_PAUSING, *_ENDING):
             before = signal.signal(number, self._on_signal)
             undo.callback(signal.signal, number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if number in _ENDING:
-            self._interrupted = number
+        """Note a wish; the first that only asks for a pause is granted a chance, any other ends the launcher."""
+        if number in _PAUSING and not self._pause.asked:
+            self._pause.ask(signal.Signals(number), must_end=number not in _ONLY_PAUSING)
+        elif number not in _ONLY_PAUSING:
+            self._interrupt(number)
+
+    def _interrupt(self, number: int) -> None:
+        self._interrupted = number
         child = self._child
         if child is not None and child.poll() is None:
-            child.send_signal(signal.SIGTERM if number in _ENDING else number)
+            child.terminate()
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:

@@ -122,8 +122,9 @@ class Lab:
                 env={**os.environ, "PATH": _path()},
                 start_new_session=True,
             )
-        self.wait_for(ready.exists, f"{name} is up (see {home}/console.log)")
         outer = self._outer[name].pid
+        self.wait_for(lambda: ready.exists() or self._outer[name].poll() is not None, f"{name} is up")
+        assert ready.exists(), f"{name} does not come up:\n{(home / 'console.log').read_text()}"
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text(encoding="ascii").split()
         self._inits[name] = int(children[0])
 
@@ -140,6 +141,22 @@ class Lab:
     def heal(self, name: str) -> None:
         """Connect a host that was cut off."""
         self._switch("link", "set", f"p-{name}", "master", "br0")
+
+    def restore(self) -> None:
+        """Bring every host up and connect it, and wait until Slurm knows."""
+        for name in self.names:
+            if name not in self._outer:
+                self.boot(name)
+            else:
+                self.heal(name)
+        self.wait_for(self._usable, "all hosts are idle")
+
+    def _usable(self) -> bool:
+        down = self.run(HEAD, "sinfo", "-h", "-N", "-t", "down,drain", "-o", "%N").split()
+        for name in down:
+            with suppress(AssertionError):
+                self.run(HEAD, "scontrol", "update", f"nodename={name}", "state=resume")
+        return self._idle() == len(self.names)
 
     def _kill(self, name: str) -> None:
         init, outer = self._inits.pop(name, None), self._outer.pop(name)
@@ -191,8 +208,7 @@ class Lab:
         return [line for line in lines if Path(line.split()[0]).name not in _OWN and " _init " not in line]
 
     def _idle(self) -> int:
-        text = self.run(HEAD, "sinfo", "-h", "-t", "idle", "-o", "%D")
-        return sum(map(int, text.split()))
+        return len(set(self.run(HEAD, "sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()))
 
     # ---- wires and files ----
 
@@ -204,8 +220,8 @@ class Lab:
 
     def _wire(self, name: str) -> None:
         subprocess.run(["ip", "netns", "del", self._netns(name)], stderr=subprocess.DEVNULL, check=False)
-        with suppress(subprocess.CalledProcessError):
-            self._switch("link", "del", f"p-{name}")
+        delete = ["ip", "-n", self._netns("switch"), "link", "del", f"p-{name}"]
+        subprocess.run(delete, stderr=subprocess.DEVNULL, check=False)
         inside = ("ip", "-n", self._netns(name))
         _run("ip", "netns", "add", self._netns(name))
         self._switch("link", "add", f"p-{name}", "type", "veth", "peer", "name", "eth0", "netns", self._netns(name))
@@ -257,6 +273,7 @@ SlurmdTimeout={timeout_s}
 KillWait=5
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
 SchedulerParameters=bf_interval=5,sched_interval=5,requeue_delay=0
 NodeName=n[1-{count}] CPUs={cpus} RealMemory=2000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1 GraceTime=20
@@ -313,8 +330,12 @@ def _init(lab: Path, name: str) -> None:
 def cluster(hosts: int = 3, **options: int) -> Iterator[Lab]:
     """Install what is missing, and set a cluster up for as long as the context lasts."""
     prepare()
-    with Lab(hosts, **options) as lab:
-        yield lab
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with Lab(hosts, **options) as lab:
+            yield lab
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main() -> None:
