@@ -14,6 +14,7 @@ from taskgraph.errors import UsageError
 _ASK_S = 30.0
 _ANSWER_S = 3.0
 _SLURMD_PORT = 6818
+_LIVES = ("RUNNING", "SUSPENDED", "STOPPED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT")
 _COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 
 
@@ -92,6 +93,20 @@ def slurmd_port(environ: Mapping[str, str]) -> int:
     except UsageError:
         match = None
     return int(match[1]) if match else _SLURMD_PORT
+
+
+def is_over(environ: Mapping[str, str]) -> bool:
+    """Whether the batch job that a process was started in has ended, or runs anew. False where that cannot be told."""
+    job = environ.get("SLURM_JOB_ID", "")
+    if not job.isdigit():
+        return False
+    try:
+        said = _ask(["scontrol", "-o", "show", "job", job], environ)
+    except UsageError as error:
+        return "Invalid job id" in str(error)  # forgotten: it ended long ago
+    fields = dict(field.partition("=")[::2] for field in said.split())
+    restarts = environ.get("SLURM_RESTART_COUNT", "0")
+    return fields.get("JobState") not in _LIVES or fields.get("Restarts", restarts) != restarts
 
 
 def requeue(job: int, environ: Mapping[str, str]) -> None:

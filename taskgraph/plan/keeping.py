@@ -4,7 +4,7 @@ Rule 1: ranks are killed when their launcher is gone, or when a job that failed 
 after a success, since what users do after it may take its time. Rule 2: the keeper cleans up only when no rank of its
 host needs anything of it, and then always. Rule 3: whoever keeps the job's etcd stays as long as the job, also with no
 rank left, and lets others go first, but not for long. Rule 4: where a supervisor launches the job again, snapshots wait
-for that: as long as the supervisor is seen to live, and else for two minutes; the next launch ends this keeper.
+for that: as long as the supervisor is seen to live, else two minutes at most; the next launch ends this keeper.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ from taskgraph.run.duties import HostLease
 from taskgraph.run.etcd_keeping import EtcdKeeping
 from taskgraph.run.etcd_state import Patience
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
+from taskgraph.run.holding import Holding
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.rank_watch import Death, RankWatch
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
@@ -104,6 +105,7 @@ class Keeper:
         self._ranks = RankWatch(partial(has_left, directory), spec.launcher, spec.lease_s)
         self._deaths: list[Death] = []
         self._files: set[LeftFile] = set()
+        self._holding = Holding(spec.supervisor)
         for process in (*spec.launcher, *([spec.supervisor] if spec.supervisor else [])):
             self._watch.add(process)
 
@@ -223,7 +225,7 @@ class Keeper:
     def _needed(self) -> bool:
         """Whether others depend on this keeper, or it has to see something go first."""
         if self._phase is Phase.HOLDING:
-            return self._spec.supervisor is None or alive(self._spec.supervisor)
+            return self._holding.is_expected()
         if self._etcd is not None and self._etcd.holds and self._sidecar is not None:
             others = (self._sidecar.hosts or frozenset()) - {self._spec.host}
             if others:
