@@ -30,7 +30,9 @@ endif
 build: $(VENV)/.compiled
 
 demo: build
-	@flags=; mpirun --version 2>&1 | grep -q 'Open MPI' && flags='$(OPEN_MPI_FLAGS)'; \
+	@flags=; version=$$(mpirun --version 2>&1); \
+	case "$$version" in *'Open MPI'*) flags='$(OPEN_MPI_FLAGS)';; esac; \
+	case "$$version" in *'Open MPI) '[5-9].*) flags="--with-ft ulfm $$flags";; esac; \
 	set -x; OMP_NUM_THREADS=1 mpirun $$flags -n $(RANKS) python examples/digits.py
 
 test: lint types tests

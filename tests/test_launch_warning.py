@@ -29,6 +29,7 @@ def test_the_line_to_use_instead_has_the_program_as_it_was_started():
     [
         (4, ULFM, None),
         (1, {"OMPI_COMM_WORLD_RANK": "0"}, None),
+        (4, {"PMI_RANK": "0", "TASKGRAPH_SUPERVISED": "an attempt"}, None),
         (4, {"OMPI_COMM_WORLD_RANK": "0"}, "under this line it goes on: mpirun --with-ft ulfm -n 4 python d.py"),
         (4, {"PMI_RANK": "0"}, "under this line of Open MPI 5 it goes on: mpirun --with-ft ulfm -n 4 python d.py"),
     ],

@@ -28,8 +28,11 @@ def better(ranks: int, argv: Sequence[str]) -> str:
 
 
 def warn_of_mortality(ranks: int, environ: Mapping[str, str], argv: Sequence[str]) -> None:
-    """Say so where the death of one rank ends the job; a job of one rank has no other to live on."""
-    if ranks > 1 and not survives(environ):
+    """Say so where the death of one rank ends the job; a job of one rank has no other to live on.
+
+    Under ``taskgraph run`` it is launched again.
+    """
+    if ranks > 1 and not survives(environ) and not environ.get("TASKGRAPH_SUPERVISED"):
         other = "" if "OMPI_COMM_WORLD_RANK" in environ else " of Open MPI 5"
         log.warning(
             "this job ends when one of its ranks dies; under this line%s it goes on: %s", other, better(ranks, argv)
