@@ -52,7 +52,7 @@ class There:
         self.now = 1000.0
         self.boundary = self.generation = 0
         self.decision = start(dict.fromkeys(range(RANKS), "h"), Layout(((0,), (1,))))
-        beginning = Beginning(decision=self.decision, origin=RUN, started=1.0, attempt=1)
+        beginning = Beginning(decision=self.decision, run=RUN, origin=RUN, started=1.0, attempt=1)
         self.replicas = [self.replica(task) for task in range(RANKS)]
         self.holders = [Holder(self.slots, one.id, Form.of(one.state)) for one in self.replicas]
         self.files, self.all = [], []

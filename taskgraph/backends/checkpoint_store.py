@@ -184,6 +184,24 @@ class CheckpointStore:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm(f"{self.path}/{name}", recursive=True)
 
+    # ---- whether it is one place for all ----
+
+    def leave_mark(self, run: str) -> None:
+        """Write something that other ranks can look for."""
+        with self._told("write"):
+            self._make(self.path)
+            self._put_bytes(f"{self.path}/mark.{run}", b"")
+
+    def sees_mark(self, run: str) -> bool:
+        """Tell whether what the root has left is seen from here."""
+        with self._told("list"):
+            return f"mark.{run}" in self._list(self.path)
+
+    def remove_mark(self, run: str) -> None:
+        """Remove it."""
+        with self._told("remove a mark"), contextlib.suppress(FileNotFoundError):
+            self._fs.rm(f"{self.path}/mark.{run}")
+
     # ---- how ----
 
     def _file(self, name: Name, file: str) -> str:

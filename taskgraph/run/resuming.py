@@ -51,6 +51,8 @@ class Beginning:
         Identity of the run.
     newest
         The newest checkpoint, which later generations may have to go back to; None: there is none.
+    useless
+        Checkpoints that have a manifest and turned out damaged.
     origin, started, attempt
         As in `Manifest`, for the checkpoints of this run.
     """
@@ -58,6 +60,7 @@ class Beginning:
     decision: Decision
     run: str
     newest: Name | None = None
+    useless: tuple[Name, ...] = ()
     origin: str
     started: float
     attempt: int
@@ -74,6 +77,8 @@ def look(
         There is none and there has to be one, it is of another number of tasks, or the store cannot be read.
     """
     store, choices = together(communicator, lambda: _choices(config, site))
+    if store is not None:
+        see_that_it_is_shared(communicator, site, store)
     attempt = 0 if site.attempt is None else site.attempt.attempt
     begun = communicator.allgather(site.attempt is not None and site.attempt.has_begun_before())
     host_of = dict(enumerate(site.hosts))
@@ -82,6 +87,7 @@ def look(
         return first_decision(config, attempt, host_of, layout, inherited, checkpoint, had_begun=any(begun))
 
     manifests: list[Manifest] = communicator.bcast(choices, root=ROOT)
+    useless: tuple[Name, ...] = ()
     for manifest in manifests:
         decision = together(communicator, lambda at=manifest.name: decide(at))  # type: ignore[misc]
         if decision.checkpoint is not None and store is not None:
@@ -89,6 +95,7 @@ def look(
             answers = communicator.allgather(verified(store, manifest, mine, site.rank == ROOT))
             problem = next((answer for answer in answers if isinstance(answer, str)), None)
             if problem is not None:
+                useless += (manifest.name,)
                 if site.rank == ROOT:
                     pass_over(store, manifest.name, problem)
                 continue
@@ -98,6 +105,7 @@ def look(
             decision=decision,
             run=site.run,
             newest=manifest.name,
+            useless=useless,
             origin=manifest.origin,
             started=manifest.started,
             attempt=manifest.attempt + 1,
@@ -143,6 +151,37 @@ def _choices(config: Config, site: Site) -> tuple[CheckpointStore | None, list[M
     store = CheckpointStore(config.checkpoint, config.name)
     again = site.run if site.attempt is not None and site.attempt.attempt else None
     return store, candidates(store, config, again) if site.rank == ROOT else []
+
+
+def see_that_it_is_shared(communicator: Intracomm, site: Site, store: CheckpointStore) -> None:
+    """Warn where ranks do not see what the root writes: there would never be a complete checkpoint."""
+
+    def tried(step: Callable[[], T]) -> T | None:
+        try:
+            return _within(_LIST_S, step, f"{store.url} has not answered")
+        except CheckpointError as error:
+            log.warning("NO CHECKPOINTS for now: %s. The job goes on", error)
+            return None
+
+    def leave() -> bool:
+        store.leave_mark(site.run)
+        return True
+
+    if not communicator.bcast(site.rank != ROOT or tried(leave), root=ROOT):
+        return
+    looks = site.rank == site.local[0]
+    sees = communicator.allgather(tried(lambda: store.sees_mark(site.run)) if looks else None)
+    blind = [host for host, seen in zip(site.hosts, sees, strict=True) if seen is False]
+    if site.rank == ROOT:
+        tried(lambda: store.remove_mark(site.run))
+        if blind:
+            log.warning(
+                "THERE WILL BE NO CHECKPOINTS: hosts %s do not see what rank %d writes to %s; it has to be one place "
+                "for all ranks",
+                ", ".join(blind),
+                ROOT,
+                store.url,
+            )
 
 
 def refuse_where_required(store: CheckpointStore, config: Config) -> None:

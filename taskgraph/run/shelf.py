@@ -65,7 +65,7 @@ class Shelf:
         """Remove what is not needed any more, except the checkpoint that is being written."""
         there = self.store.names()
         for name in there:
-            if name not in self._complete:
+            if name not in self._complete and name not in self._beginning.useless:
                 try:
                     manifest = self.store.manifest(name)
                 except CheckpointDamaged:
