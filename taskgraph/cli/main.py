@@ -7,6 +7,7 @@ import click
 from taskgraph.cli.chaos import chaos
 from taskgraph.cli.checkpoint import checkpoint
 from taskgraph.cli.run import run
+from taskgraph.cli.slurm import slurm
 
 
 @click.group()
@@ -16,4 +17,5 @@ def main() -> None:
 
 main.add_command(chaos)
 main.add_command(run)
+main.add_command(slurm)
 main.add_command(checkpoint)

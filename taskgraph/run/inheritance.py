@@ -35,6 +35,7 @@ from taskgraph.run.supervised import Supervised
 log = logging.getLogger(__name__)
 
 _KILL_S = 10.0
+_UNLOCK_S = 2.0
 
 
 def directories(base: Path, lineage: str) -> Iterator[tuple[HostDir, KeeperSpec]]:
@@ -88,7 +89,12 @@ def _wait_for_end(processes: list[Process]) -> None:
 
 def remove(directory: HostDir) -> None:
     """Remove a directory of which nothing lives any more, and the data of its etcd."""
-    EtcdKeeping(directory.etcd_data()).end()
+    data = directory.etcd_data()
+    deadline = time.monotonic() + _UNLOCK_S
+    EtcdKeeping(data).end()
+    while data.exists() and time.monotonic() < deadline:  # the kernel is still taking the lock from who was killed
+        time.sleep(0.01)
+        EtcdKeeping(data).end()
     directory.remove()
 
 
