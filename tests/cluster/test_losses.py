@@ -5,10 +5,11 @@ Each test ends with the result of a run to which nothing happens, bit for bit, a
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
-from batch import EPOCHS, Batch, assert_nothing_left, kill, pids, ranks, ring, undisturbed
+from batch import EPOCHS, TASKS, Batch, assert_nothing_left, kill, pids, ranks, ring, undisturbed
 from lab import Lab
 
 THREE_HOSTS = ("--nodes=3", "--ntasks-per-node=2", "--no-kill")
@@ -67,4 +68,14 @@ def test_the_launcher_that_dies_is_started_again(lab: Lab, job: Batch):
     kill(lab, "n1", pids(lab, "n1", r"\d /\S*(prterun|mpirun) ")[0])
     assert_right(job)
     assert job.resumed()[0] >= SHORT - 1
+    assert_nothing_left(lab, lab.names)
+
+
+@pytest.mark.parametrize("host", ["n1", "n3"])
+def test_a_host_that_is_cut_off_for_longer_than_its_lease_and_comes_back_does_no_harm(lab: Lab, job: Batch, host: str):
+    lab.cut(host)
+    time.sleep(8)
+    lab.heal(host)
+    assert_right(job)
+    assert len(job.results()) == TASKS  # one result of each task, and no other
     assert_nothing_left(lab, lab.names)
