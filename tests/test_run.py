@@ -8,7 +8,7 @@ import signal
 from functools import lru_cache
 
 import pytest
-from supervised import LIMIT_S, RING, launcher, results, supervised
+from supervised import LIMIT_S, RING, kill_launcher, launcher, results, supervised
 
 from taskgraph.testing import spmd
 
@@ -26,6 +26,20 @@ def undisturbed() -> frozenset[str]:
 def resumed(stderr: str) -> list[int]:
     """Return the epochs at which relaunches went on."""
     return [int(epoch) for epoch in re.findall(r"relaunch \d+ goes on at epoch (\d+)", stderr)]
+
+
+def test_a_job_whose_launcher_is_killed_goes_on_from_shared_memory_to_the_same_result():
+    with supervised([TASKS, EPOCHS, 20]) as job:
+        job.wait_for_line("epoch 20$")
+        first = kill_launcher(job)
+        job.wait_for_line("epoch 40$")
+        kill_launcher(job, first)
+        done = job.finish(LIMIT_S)
+    assert done.status == 0, done
+    assert results(done.stdout) == undisturbed()
+    first_resumed, second_resumed = resumed(done.stderr)
+    assert 18 <= first_resumed < second_resumed
+    assert second_resumed >= 38
 
 
 def test_where_any_death_ends_the_job_it_is_launched_again():

@@ -14,7 +14,9 @@ from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.launcher import launchers
 from taskgraph.backends.mpi import open_communicator, open_wire
+from taskgraph.backends.processes import Process, alive
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.backends.words import WORKING
 from taskgraph.config import Config
@@ -175,6 +177,7 @@ def _worker(
         epoch.mark_in(word[WORKING:])
         return open_wire(communicator, word, program.config.waiting, site.ranks_here, epoch, codec, handlers)
 
+    launched_by = launchers(Process.current())
     control = RankControl(
         site.rank,
         sidecar,
@@ -184,6 +187,7 @@ def _worker(
         communicator.Abort,
         partial(shared.words.set_progress, site.index),
         beside.adopted,
+        lambda: not all(map(alive, launched_by)),
     )
     snapshots = HostSnapshots(shared.slots, shared.commits, site.index, files)
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control

@@ -101,6 +101,8 @@ class RankControl:
         Says on the host which epoch this rank is in.
     adopted
         Is told of each generation once this rank has restored its state.
+    launcher_gone
+        Tells whether what started this rank is there no more.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class RankControl:
         abort: Callable[[int], None],
         mark: Callable[[Epoch], None],
         adopted: Callable[[Decision], None],
+        launcher_gone: Callable[[], bool],
     ) -> None:
         self._rank = rank
         self._sidecar = sidecar
@@ -122,6 +125,7 @@ class RankControl:
         self._abort = abort
         self._mark = mark
         self._adopted = adopted
+        self._launcher_gone = launcher_gone
         self._decision: Decision | None = None
         self._epochs: Epoch = 0
 
@@ -154,6 +158,11 @@ class RankControl:
     def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
         """End the job by an error of the application, unless a failure came before; tell of it if it is the first."""
         ending = ending_of(error, self._rank, task, epoch)
+        if (
+            self._launcher_gone()
+        ):  # a terminal that goes with it makes every `print` fail, until the keeper ends this rank
+            log.info("the launcher is gone, and with that this does not count: %s", ending.describe())
+            return
         asked = self._sidecar.ask_end(ending, records.must_be_current(self._rank, generation))
         try:
             if asked.result(END_KNOWN_S):
