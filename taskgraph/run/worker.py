@@ -88,6 +88,7 @@ class Worker:
         self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[Callable[[], Orders]] = deque()
+        self._arrived: list[Any] = []
         self._computing = False
         self._at: Epoch | None = None
 
@@ -300,25 +301,19 @@ class Worker:
 
     def _copy(self, source: Rank, frames: list[Any]) -> Orders:
         slot, base, known = self._snapshots.opened(frames)
-        orders = self._member.copy_arrived(source, slot, base, known, self._snapshots.held())
-        return self._store(orders, source, frames)
+        self._arrived = frames
+        return self._member.copy_arrived(source, slot, base, known, self._snapshots.held())
 
-    def _store(self, orders: Orders, source: Rank, frames: list[Any]) -> Orders:
-        """Write a copy that has just arrived, where the orders say so, and return the other orders."""
-        left: list[do.Order] = []
-        for order in orders:
-            if isinstance(order, do.Store):
-                trace.reached("replicate.arrived")
-                if self._snapshots.store(order.slot, order.base, frames):
-                    trace.reached("replicate.stored")
-                    left += self._member.stored(source, order.slot)
-                else:  # what was to be changed is not there, or the copy was damaged on its way
-                    left.append(do.Send(source, Topic.WANT_WHOLE, Copy(order.slot.task, order.slot.boundary).encode()))
-            elif isinstance(order, do.Record):
-                self._record(order)  # now: it frees the slot that the copy is to lie in
-            else:
-                left.append(order)
-        return tuple(left)
+    def _store(self, order: do.Store) -> None:
+        """Write the copy that has just arrived: in its place among the orders, as a commit before it may make room."""
+        frames, self._arrived = self._arrived, []
+        trace.reached("replicate.arrived")
+        if self._snapshots.store(order.slot, order.base, frames):
+            trace.reached("replicate.stored")
+            self._obey(self._member.stored(order.source, order.slot))
+        else:  # what was to be changed is not there, or the copy was damaged on its way
+            copy = Copy(order.slot.task, order.slot.boundary).encode()
+            self._send(do.Send(order.source, Topic.WANT_WHOLE, copy))
 
     def _take(self, event: Callable[[], Orders]) -> None:
         if self._computing:
@@ -340,6 +335,7 @@ _HOW: Mapping[type, Callable[[Worker, Any], Orders | None]] = {
     do.Purge: Worker._purge,
     do.Record: Worker._record,
     do.Replicate: Worker._replicate,
+    do.Store: Worker._store,
     do.Committed: Worker._committed,
     do.Exit: Worker._exit,
     do.MarkOver: Worker._mark_over,
