@@ -11,6 +11,10 @@ from taskgraph.plan.outage import gives_up
 
 log = logging.getLogger(__name__)
 
+OVER_S = 3.0
+"""How long the end of the job may be known on this host and not to this unit, in seconds: another may only have been
+the first to reach etcd again. Less than the grace after which a rank that has not noticed is killed."""
+
 WIPED = "etcd has lost the keys of this run: it was wiped, or restored from an older state"
 
 
@@ -46,6 +50,7 @@ class EtcdState:
         self._words = words
         self._away_since: float | None = None
         self._moved_at: float | None = None
+        self._over_since: float | None = None
         self._at: tuple[int, ...] = ()
         self.wiped = False
 
@@ -81,9 +86,9 @@ class EtcdState:
             Whether a failure is known that is not recovered from.
         """
         if self._patience is None or self.usable:
-            self._moved_at = None
+            self._moved_at = self._over_since = None
             return None
-        over = self._ended_by_another()
+        over = self._ended_by_another(now)
         if self.wiped:
             told = Ending(status=1, message=f"{WIPED}; a failure cannot be recovered from")
             return told if failing or over else None
@@ -100,11 +105,15 @@ class EtcdState:
     def suspended(self, now: float) -> None:
         """Take that this unit has not run for a while: what it measures begins anew."""
         self._away_since = now if self.away else None
-        self._moved_at = None
+        self._moved_at = self._over_since = None
 
-    def _ended_by_another(self) -> bool:
+    def _ended_by_another(self, now: float) -> bool:
         """Whether another unit of this host has given up: it may know of a failure that this one does not."""
-        return self._words is not None and len(self._words) > 0 and self._words.get(0) == OVER
+        if self._words is None or len(self._words) == 0 or self._words.get(0) != OVER:
+            return False
+        if self._over_since is None:
+            self._over_since = now
+        return now - self._over_since > OVER_S
 
     def _still_s(self, now: float) -> float:
         at = () if self._words is None else tuple(map(self._words.progress, range(len(self._words))))
