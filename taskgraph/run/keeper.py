@@ -331,6 +331,9 @@ class Keeper:
     def _clean_up(self) -> None:
         """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
         self._release()
+        attempt, supervisor = self._spec.attempt, self._spec.supervisor
+        if attempt is not None and supervisor is not None and not alive(supervisor):
+            attempt.close()
         remove_dead_siblings(self._directory)
         self._directory.remove()
 
