@@ -62,6 +62,7 @@ class Supervisor:
         self._say = say
         self._child: subprocess.Popen[bytes] | None = None
         self._interrupted = 0
+        self._told = 0
         self._pause = Pause()
         self._attempts: list[Attempt] = []
         self._files: set[LeftFile] = set()
@@ -95,6 +96,7 @@ class Supervisor:
             self._child = subprocess.Popen(tied(self._command(attempt.attempt)), env=environ)
             status = self._wait(attempt, self._child)
             self._child = None
+            self._tell_where(attempt)  # it may have been faster than a look
             self._attempts.append(attempt.look(status, self._interrupted))
         else:
             self._attempts.append(Attempt(status=1, reached=False, interrupted=self._interrupted))
@@ -102,16 +104,13 @@ class Supervisor:
 
     def _wait(self, attempt: Supervised, child: subprocess.Popen[bytes]) -> int:
         """Wait for the end of the launcher; end it where the job has gone and it does not notice."""
-        told, deserted_at = attempt.attempt == 0, None
+        deserted_at = None
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(_LOOK_S)
             if self._pause.asked and not self._pause.pass_on(attempt) and self._pause.must_end:
                 self._interrupt(self._pause.asked)
-            boundary, why = (None, "") if told else attempt.where()
-            if boundary is not None:
-                self._say(f"relaunch {attempt.attempt} goes on at epoch {boundary}: {why}")
-                told = True
+            self._tell_where(attempt)
             if not self._is_deserted(attempt):
                 deserted_at = None
             elif deserted_at is None:
@@ -121,6 +120,13 @@ class Supervisor:
                 status = _end(child)
                 remove_left_by_launcher(self._files)
                 return status
+
+    def _tell_where(self, attempt: Supervised) -> None:
+        """Tell a person, once for each relaunch, where it goes on."""
+        boundary, why = attempt.where()
+        if boundary is not None and attempt.attempt > self._told:
+            self._say(f"relaunch {attempt.attempt} goes on at epoch {boundary}: {why}")
+            self._told = attempt.attempt
 
     def _is_deserted(self, attempt: Supervised) -> bool:
         """Whether the job was here and has no rank here any more."""
