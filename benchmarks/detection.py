@@ -24,7 +24,7 @@ from launch import report
 import taskgraph as tg
 from taskgraph.testing import mpirun
 
-RANKS, VICTIM, AT, EPOCHS = 4, 2, 20, 40
+RANKS, VICTIM, AT, EPOCHS = 4, 2, 3000, 3020
 HEARD = re.compile(r"lost at ([\d.]+)|rank=(\d+) phase=known .* heard at ([\d.]+)")
 
 
