@@ -107,6 +107,11 @@ MUTATIONS = {
     "stash": Mutation("what comes early is kept", {messages.early: lambda message: Fate.DRAIN}, 0),
     "runguard": Mutation("nothing is written into another's run", {records.belongs: lambda found, ours: True}, 5333),
     "status": Mutation("no generation begins once the job has ended", {records.excluded_by_status: lambda: ()}, 4040),
+    "exclusion": Mutation(
+        "a generation that is followed by another does not end the job",
+        {records.excluded_by_decision: lambda g: ()},
+        2728,
+    ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16
     ),

@@ -208,8 +208,8 @@ def _concluding(rng: random.Random, plan: Schedule) -> Schedule:
     """Return one where the root, cut off, learns that the job is over while others begin a generation without it."""
     plan = replace(plan, hosts=3, ranks_per_host=1, backups=2, placement="buddy", every=1, stateless=frozenset())
     faults = (
-        Fault(Kind.KILL_HOST, Moment.OVER, rng.choice([1, 1, 2]), rng.randint(1, 2)),
-        Fault(Kind.CUT, Moment.PUBLISH, 1, 0, rng.uniform(49.0, 53.0)),
+        Fault(Kind.KILL_RANK, Moment.OVER, 1, rng.randint(1, 2)),
+        Fault(Kind.CUT, rng.choice([Moment.LAST, Moment.OVER, Moment.PUBLISH]), 1, 0, rng.uniform(40.0, 75.0)),
     )
     return replace(plan, faults=faults)
 
