@@ -2,10 +2,11 @@
 
     python benchmarks/recovery.py
 
-Each job loses its ranks one after the other, by SIGKILL in the middle of an epoch, down to two. What is measured is the
-time from the kill to the moment at which the epoch, run again, is committed, less an ordinary epoch. In turn with these
-jobs run jobs in which the survivors of the same kills revoke and shrink their communicator with ULFM. All clocks are
-the machine's monotonic one.
+Each job loses its ranks one after the other, by SIGKILL in the middle of an epoch, down to two; a job of two loses one.
+What is measured is the time from the kill to the moment at which the epoch, run again, is committed, less an ordinary
+epoch; and on the way, until the last of the survivors knows, has the decision, and has restored its state. In turn with
+these jobs run jobs in which the survivors of the same kills revoke and shrink their communicator with ULFM. All clocks
+are the machine's monotonic one.
 """
 
 import argparse
@@ -23,10 +24,12 @@ import numpy as np
 from launch import report
 
 import taskgraph as tg
+from taskgraph import trace
 from taskgraph.testing import mpirun
 
 EVERY = 20  # epochs between two kills
 FIRST = 20
+PHASES = {"recovery.left": "known", "recovery.decided": "agreed", "recovery.restored": "restored"}
 
 
 class Ring(tg.Task):
@@ -65,9 +68,22 @@ class Ring(tg.Task):
             path.write_text(str(time.monotonic_ns()))
 
 
-def run_job(directory, victims, nbytes):
+def note_phases(directory):
+    """Note when this rank comes to each phase of a recovery."""
+    path = Path(directory) / f"phases-{os.environ['OMPI_COMM_WORLD_RANK']}"
+    notes = path.open("a", buffering=1)
+
+    def hook(point, subject):
+        if point in PHASES:
+            notes.write(f"{PHASES[point]} {time.monotonic_ns()}\n")
+
+    trace.hook = hook
+
+
+def run_job(directory, ranks, victims, nbytes):
     """Be a rank of the job that is killed."""
-    job = tg.Job("recovery", len(victims) + 2, epochs=FIRST + EVERY * len(victims) + 5, progress="off")
+    note_phases(directory)
+    job = tg.Job("recovery", ranks, epochs=FIRST + EVERY * len(victims) + 5, progress="off")
     job.set_task_builder(lambda task_id: Ring(directory, victims, nbytes))
     return job.start()
 
@@ -100,27 +116,40 @@ def run_ulfm(directory, victims):
     os._exit(0)
 
 
-def launch(kind, victims, nbytes=0):
-    """Run one job; return what its ranks noted, in seconds."""
+def launch(kind, ranks, victims, nbytes=0):
+    """Run one job; return what its ranks noted, in milliseconds: single moments, and those of each phase."""
     with tempfile.TemporaryDirectory() as directory:
-        arguments = [__file__, "--be", kind, directory, json.dumps(victims), str(nbytes)]
-        command = mpirun.command(len(victims) + 2, arguments, ulfm=True)
+        arguments = [__file__, "--be", kind, directory, str(ranks), json.dumps(victims), str(nbytes)]
+        command = mpirun.command(ranks, arguments, ulfm=True)
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        notes = {path.name: int(path.read_text()) / 1e9 for path in Path(directory).iterdir()}
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout}{done.stderr}")
-    return notes
+        if done.returncode:
+            sys.exit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout}{done.stderr}")
+        notes, phases = {}, []
+        for path in Path(directory).iterdir():
+            if path.name.startswith("phases"):
+                lines = [line.split() for line in path.read_text().splitlines()]
+                phases.append([(phase, int(at) / 1e6) for phase, at in lines])
+            else:
+                notes[path.name] = int(path.read_text()) / 1e6
+    return notes, phases
 
 
-def times(notes, victims, kind):
-    """Return the milliseconds of each recovery."""
+def times_of_ulfm(notes, victims):
+    """Return how long each repair took, in milliseconds."""
+    return [notes[f"shrunk-{epoch}"] - notes[f"kill-{epoch}"] for epoch in victims]
+
+
+def times_of_job(notes, phases, victims):
+    """Return when each recovery had come how far, in milliseconds from the kill."""
     found = []
     for epoch in victims:
-        if kind == "ulfm":
-            found.append(1e3 * (notes[f"shrunk-{epoch}"] - notes[f"kill-{epoch}"]))
-        else:
-            ordinary = notes[f"committed-{epoch + 1}"] - notes[f"committed-{epoch}"]
-            found.append(1e3 * (notes[f"committed-{epoch}"] - notes[f"kill-{epoch}"] - ordinary))
+        killed, committed = notes[f"kill-{epoch}"], notes[f"committed-{epoch}"]
+        ordinary = notes[f"committed-{epoch + 1}"] - committed
+        reached = {
+            name: max(at for of_rank in phases for phase, at in of_rank if phase == name and killed < at < committed)
+            for name in PHASES.values()
+        }
+        found.append({name: at - killed for name, at in reached.items()} | {"commit": committed - killed - ordinary})
     return found
 
 
@@ -131,40 +160,48 @@ def summary(found):
         "p50": round(statistics.median(ordered), 2),
         "p95": round(ordered[int(0.95 * (len(ordered) - 1))], 2),
         "max": round(ordered[-1], 2),
-        "kills": len(ordered),
     }
 
 
 def compare(ranks, nbytes, kills):
-    """Alternate the two kinds of jobs until there were so many kills."""
+    """Alternate the two kinds of jobs until there were so many kills; return what they took."""
     rng = np.random.default_rng(0)
     ours, ulfm = [], []
     while len(ours) < kills:
-        chosen = rng.permutation(ranks)[: max(1, ranks - 2)]
+        chosen = rng.permutation(ranks)[: max(1, min(ranks - 2, kills - len(ours)))]
         victims = {FIRST + EVERY * at: int(rank) for at, rank in enumerate(chosen)}
-        ours += times(launch("job", victims, nbytes), victims, "job")
-        ulfm += times(launch("ulfm", victims), victims, "ulfm")
-    return summary(ours), summary(ulfm)
+        ours += times_of_job(*launch("job", ranks, victims, nbytes), victims)
+        ulfm += times_of_ulfm(launch("ulfm", ranks, victims)[0], victims)
+    by_phase = {name: summary([one[name] for one in ours]) for name in (*PHASES.values(), "commit")}
+    return {"recovery_ms": by_phase.pop("commit"), "ulfm_ms": summary(ulfm), "until_ms": by_phase, "kills": len(ours)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50, help="kills of each kind (%(default)s)")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 3], help="numbers of ranks (%(default)s)")
-    parser.add_argument("--be", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[8, 2], help="numbers of ranks (%(default)s)")
+    parser.add_argument("--mib", type=int, default=64, help="state of a task, where it is large (%(default)s)")
+    parser.add_argument("--be", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.be:
-        kind, directory, victims, nbytes = options.be
+        kind, directory, ranks, victims, nbytes = options.be
         victims = {int(epoch): rank for epoch, rank in json.loads(victims).items()}
-        return run_job(directory, victims, int(nbytes)) if kind == "job" else run_ulfm(directory, victims)
+        return run_job(directory, int(ranks), victims, int(nbytes)) if kind == "job" else run_ulfm(directory, victims)
     figures = {}
     for ranks in options.ranks:
-        for nbytes, name in ((64, "64 B"), (64 << 20, "64 MiB")):
-            ours, ulfm = compare(ranks, nbytes, options.kills)
-            print(f"{ranks} ranks, {name} a task: {ours} ms; ULFM to a shrunken communicator: {ulfm} ms", flush=True)
-            figures[f"{ranks} ranks, {name}"] = {"recovery_ms": ours, "ulfm_ms": ulfm}
+        for nbytes, name in ((64, "64 B"), (options.mib << 20, f"{options.mib} MiB")):
+            found = compare(ranks, nbytes, options.kills)
+            print(f"\n{ranks} ranks, {name} a task, {found['kills']} kills; ms from the kill   median     p95     max")
+            for what, of in (*found["until_ms"].items(), ("first commit, less an epoch", found["recovery_ms"])):
+                print(f"    {what:<48}{of['p50']:>8.1f}{of['p95']:>8.1f}{of['max']:>8.1f}")
+            of = found["ulfm_ms"]
+            print(
+                f"    {'ULFM: shrunken communicator':<48}{of['p50']:>8.1f}{of['p95']:>8.1f}{of['max']:>8.1f}",
+                flush=True,
+            )
+            figures[f"{ranks} ranks, {name}"] = found
     first = next(iter(figures.values()))
-    report({**first, "all": figures})
+    report({"recovery_ms": first["recovery_ms"], "ulfm_ms": first["ulfm_ms"], "all": figures})
     return 0
 
 
