@@ -50,6 +50,11 @@ def test_control_messages_keep_their_order_whatever_their_length(scenario):
     assert scenario("control_messages_keep_their_order") == ["in order True", "left 0", "left 0"]
 
 
+def test_copies_keep_their_order_whatever_their_length(scenario):
+    """A copy may be a change of the one before; where that one was overtaken, the whole state had to be sent."""
+    assert scenario("copies_keep_their_order") == ["in order True"]
+
+
 def test_nothing_is_left_of_a_wire_after_close(scenario):
     assert scenario("nothing_is_left_after_close") == ["closed"] * 2
 

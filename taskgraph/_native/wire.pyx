@@ -7,6 +7,9 @@ The header says which generation a message belongs to. What belongs to an older 
 sender's request completes; what belongs to a later one is kept until this rank adopts it. A peer is one stream of
 messages through all generations: none is ever matched with the receive of another.
 
+Payloads are complete in any order. Values have names, so that does not matter; a copy of a snapshot may be a change of
+the one before, so copies are handed over in the order in which they were sent.
+
 Rule 1: a buffer stays alive until its request is complete: `requests` holds it.
 Rule 2: every wait polls the abort word and every open receive, without the GIL.
 Rule 3: one thread, the one that initialised MPI.
@@ -32,6 +35,8 @@ from taskgraph._native.mpih cimport (
 )
 from taskgraph._native.requests cimport Arriving, Receives
 from taskgraph._native.sender cimport MESSAGE, PAYLOAD, Peer, Sender, error_text, piece_bytes
+
+from collections import deque
 
 from taskgraph.errors import EpochAborted, TaskgraphError
 
@@ -84,6 +89,7 @@ cdef class Wire(Sender):
     cdef int64_t spin_ns, doze_ns, idle_ns
     cdef dict peers
     cdef dict pieces            # rank -> the beginning of a control message that comes in several
+    cdef dict copies            # rank -> deque of the copies from it that are not handed over yet
     cdef Receives receives
     cdef int closed             # place of the receive to be opened again before the next look; -1: none
 
@@ -104,6 +110,7 @@ cdef class Wire(Sender):
         self.idle_ns = <int64_t>(idle_s * 1e9)
         self.peers = {}
         self.pieces = {}
+        self.copies = {}
         epoch.attach(self)
 
     def peer(self, int rank):
@@ -317,9 +324,23 @@ cdef class Wire(Sender):
         self.receives.remove(i)
         arriving.parts -= 1
         Py_DECREF(arriving)
+        if arriving.kind == COPY:
+            return self.hand_copies(arriving.source)
         if arriving.parts == 0:
             self.sort(arriving.source, arriving.generation, arriving.kind, False, arriving.channel, arriving.epoch,
                       arriving.memory)
+        return 0
+
+    cdef int hand_copies(self, int source) except -1:
+        """Hand over the copies from a rank that are complete, up to the first that is not."""
+        cdef Arriving first
+        arriving = self.copies[source]
+        while arriving:
+            first = arriving[0]
+            if first.parts:
+                return 0
+            arriving.popleft()
+            self.sort(source, first.generation, COPY, False, first.channel, first.epoch, first.memory)
         return 0
 
     cdef int sort(self, int source, uint32_t generation, int kind, bint more, uint64_t channel, uint64_t epoch,
@@ -352,7 +373,7 @@ cdef class Wire(Sender):
         except Exception as error:
             raise TaskgraphError(f"a message of rank {peer} cannot be read: {error}") from error
         self.fill(&header, buffer + lead_bytes(&header), memory)
-        if not header.flags & INLINE:
+        if header.kind == COPY or not header.flags & INLINE:
             arriving = Arriving()
             arriving.generation = header.generation
             arriving.kind = header.kind
@@ -360,10 +381,15 @@ cdef class Wire(Sender):
             arriving.channel = header.channel
             arriving.epoch = header.epoch
             arriving.memory = memory
-            self.expect(arriving, head_bytes(&header))
+            if header.kind == COPY:
+                self.copies.setdefault(peer, deque()).append(arriving)
+            if not header.flags & INLINE:
+                self.expect(arriving, head_bytes(&header))
         if peer not in self.gone:       # `expect` may have found out
             self.receives.requests[i] = MPI_REQUEST_NULL
             self.closed = i
+        if header.kind == COPY and header.flags & INLINE:
+            return self.hand_copies(peer)
         if arriving is None:
             if header.generation == self.generation and header.kind == ARRAY:
                 return self.epoch.deliver(header.channel, header.epoch, memory)
@@ -434,6 +460,7 @@ cdef class Wire(Sender):
         self.receives.withdraw()
         self.closed = -1
         self.peers.clear()
+        self.copies.clear()
         return self.sends.count
 
     cdef int failed(self, int code, int index) except -1:
@@ -460,6 +487,7 @@ cdef class Wire(Sender):
                 self.receives.remove(i)
             else:
                 i += 1
+        self.copies.pop(peer, None)
         self.handlers.on_lost(peer)
         return 0
 

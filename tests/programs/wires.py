@@ -194,6 +194,22 @@ def control_messages_keep_their_order() -> None:
     print("left", line.wire.close())
 
 
+def copies_keep_their_order() -> None:
+    """Large ones are under way when small ones, and the next large ones, come in."""
+    line, sizes = Line(), [3 << 20, 64, 100_000, 9 << 20, 64, 5000, 2 << 20, 70_000] * 5
+    if RANK == 0:
+        for number, size in enumerate(sizes):
+            line.wire.send_copy(1, [np.full(size, number, "u1"), b"second"])
+        line.pump_until(lambda: bool(line.controls))
+    else:
+        line.pump_until(lambda: len(line.copies) == len(sizes))
+        came = [(frames[0][0], len(frames[0])) for _, frames in line.copies]
+        print("in order", came == list(enumerate(sizes)))
+        line.wire.send_control(0, 0, 0, b"done")
+    WORLD.Barrier()
+    line.wire.close()
+
+
 def nothing_is_left_after_close() -> None:
     """A receive of a wire that is closed would take the message of the next."""
     for number in range(50):
