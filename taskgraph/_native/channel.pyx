@@ -12,12 +12,16 @@ from libc.stdlib cimport calloc, free
 cimport numpy as cnp
 from numpy cimport ndarray
 
+from taskgraph._native.clock cimport now_ns
 from taskgraph._native.message cimport copied, is_plain
 
 from taskgraph import trace
 from taskgraph.errors import GraphError, UsageError
 
 cnp.import_array()
+
+cdef enum:
+    LOOK_NS = 50000     # between two looks at what others sent, while this rank has work: a look may give the core away
 
 
 cdef class Port:
@@ -337,6 +341,7 @@ cdef class Epoch:
         cdef list processors
         cdef Processor processor
         cdef Py_ssize_t i, at, left = 0
+        cdef int64_t looked = now_ns(), now
         cdef bint fired
         for processors in self.tasks:
             left += len(processors)
@@ -350,7 +355,10 @@ cdef class Epoch:
                     if processor.missing:
                         break
                     if fired and self.transport is not None:
-                        self.transport.poll()       # what others sent moves on while this rank has work
+                        now = now_ns()
+                        if now - looked > LOOK_NS:
+                            looked = now
+                            self.transport.poll()   # what others sent moves on while this rank has work
                     self.fire(processor)
                     at += 1
                     left -= 1

@@ -21,11 +21,18 @@ cdef struct Sending:            # beside requests[i]
     int peer
     bint awaited                # by the end of the epoch: not once its generation is over
 
+cdef enum:
+    SPARE = 64                  # eager buffers that are kept for later
+
 cdef class Sends:
     cdef MPI_Request* requests
     cdef Sending* entries
     cdef int count, room
     cdef int awaited            # number of entries that are
+    cdef int owned              # number of entries with an owner
+    cdef char* spare[SPARE]
+    cdef int spares
+    cdef char* eager_buffer(self) except NULL
     cdef int add(self, MPI_Request request, int peer, object owner, char* buffer, bint awaited) except -1
     cdef void remove(self, int i) noexcept
     cdef int reap(self) except -1

@@ -6,10 +6,11 @@ end of the process.
 """
 
 from cpython.ref cimport PyObject, Py_DECREF, Py_INCREF
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free, malloc, realloc
 
+from taskgraph._native.message cimport EAGER_BYTES
 from taskgraph._native.mpih cimport (
-    MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_Cancel, MPI_Request, MPI_Test, MPI_Wait, tg_is_null,
+    MPI_STATUS_IGNORE, MPI_SUCCESS, MPI_UNDEFINED, MPI_Cancel, MPI_Request, MPI_Testany, MPI_Wait, tg_is_null,
 )
 
 
@@ -20,11 +21,25 @@ cdef class Arriving:
 cdef class Sends:
 
     def __dealloc__(self):
+        cdef int i
+        for i in range(self.spares):
+            free(self.spare[i])
         free(self.requests)
         free(self.entries)
 
+    cdef char* eager_buffer(self) except NULL:
+        """Return a buffer of `EAGER_BYTES`."""
+        cdef char* buffer
+        if self.spares:
+            self.spares -= 1
+            return self.spare[self.spares]
+        buffer = <char*>malloc(EAGER_BYTES)
+        if buffer == NULL:
+            raise MemoryError
+        return buffer
+
     cdef int add(self, MPI_Request request, int peer, object owner, char* buffer, bint awaited) except -1:
-        """Keep what a send needs until it is complete: `owner`, if not None, and `buffer`, which is ours to free."""
+        """Keep what a send needs until it is complete: `owner` and an eager `buffer`, unless None and NULL."""
         cdef int i = self.count, room
         if i == self.room:
             room = max(16, 2 * self.room)
@@ -39,6 +54,7 @@ cdef class Sends:
         if owner is not None:
             Py_INCREF(owner)
             self.entries[i].owner = <PyObject*>owner
+            self.owned += 1
         self.awaited += awaited
         self.count += 1
         return 0
@@ -46,8 +62,14 @@ cdef class Sends:
     cdef void remove(self, int i) noexcept:
         """Let go of what a completed send held."""
         cdef PyObject* owner = self.entries[i].owner
-        free(self.entries[i].buffer)
+        cdef char* buffer = self.entries[i].buffer
+        if buffer != NULL and self.spares < SPARE:
+            self.spare[self.spares] = buffer
+            self.spares += 1
+        else:
+            free(buffer)
         self.awaited -= self.entries[i].awaited
+        self.owned -= owner != NULL
         self.count -= 1
         self.entries[i] = self.entries[self.count]
         self.requests[i] = self.requests[self.count]
@@ -56,13 +78,13 @@ cdef class Sends:
 
     cdef int reap(self) except -1:
         """Remove those that are complete."""
-        cdef int i = 0, done = 0
-        while i < self.count:
+        cdef int i = MPI_UNDEFINED, done = 0, code
+        while self.count:
+            code = MPI_Testany(self.count, self.requests, &i, &done, MPI_STATUS_IGNORE)
             # One that failed went to a rank that died: it is over as well.
-            if MPI_Test(&self.requests[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS or done:
-                self.remove(i)
-            else:
-                i += 1
+            if not 0 <= i < self.count or (code == MPI_SUCCESS and not done):
+                return 0
+            self.remove(i)
         return 0
 
     cdef void await_none(self) noexcept:

@@ -6,10 +6,12 @@ payload of up to `PIECEWISE_BYTES` goes in eager pieces: above 4016 bytes Open M
 
 Rule 1: a buffer stays alive until its request is complete: `Sends` holds it.
 Rule 2: a send to a rank that died may never complete. Nothing waits for one of an older generation.
+Rule 3: a send is not asked whether it is complete before there is nothing else to do, or there are many: where it is
+not, and ranks share cores, Open MPI gives the processor to another rank, which costs up to a millisecond.
 """
 
 from libc.stdint cimport uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 cimport numpy as cnp
 from numpy cimport ndarray
@@ -31,6 +33,8 @@ cnp.import_array()
 
 cdef enum:
     CHUNK = 1 << 30         # bytes of one payload message: an MPI count is an int
+    AT_ONCE = 256           # bytes of the longest message whose send Open MPI completes in MPI_Isend itself
+    MANY = 64               # sends to look after before there is nothing else to do
 
 
 cdef class Peer(Port):
@@ -55,9 +59,7 @@ cdef class Sender(Pump):
 
     def __cinit__(self):
         self.sends = Sends()
-        self.scratch = <char*>malloc(EAGER_BYTES)
-        if self.scratch == NULL:
-            raise MemoryError
+        self.scratch = self.sends.eager_buffer()
 
     def __init__(self, uintptr_t comm, Epoch epoch not None, codec):
         self.comm = (<MPI_Comm*>comm)[0]
@@ -195,33 +197,28 @@ cdef class Sender(Pump):
         """Send the scratch buffer. Where MPI still needs it, it goes with the request and a new one is made."""
         cdef MPI_Request request
         cdef int done = 0
-        cdef char* fresh
         if peer in self.gone:
             return 0
         if not self.demand(MPI_Isend(self.scratch, <int>nbytes, MPI_BYTE, peer, MESSAGE, self.comm, &request), peer):
             return 0
-        if not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
+        if nbytes <= AT_ONCE and not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
             return 0
         if not done:
-            fresh = <char*>malloc(EAGER_BYTES)
-            if fresh == NULL:
-                raise MemoryError
             self.sends.add(request, peer, None, self.scratch, False)
-            self.scratch = fresh
+            self.scratch = self.sends.eager_buffer()
+            if self.sends.count >= MANY:
+                self.sends.reap()
         return 0
 
     cdef int send_payload(self, int peer, char* memory, size_t nbytes, object owner, bint awaited) except -1:
         cdef MPI_Request request
         cdef size_t at = 0, most = piece_bytes(nbytes)
-        cdef int part, done = 0
+        cdef int part
         while at < nbytes and peer not in self.gone:
             part = <int>min(most, nbytes - at)
             if not self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, PAYLOAD, self.comm, &request), peer):
                 return 0
-            if part <= EAGER_BYTES and not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
-                return 0
-            if not done:
-                self.sends.add(request, peer, owner, NULL, awaited)
+            self.sends.add(request, peer, owner, NULL, awaited)
             at += part
         return 0
 

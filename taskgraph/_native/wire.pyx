@@ -20,11 +20,12 @@ from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.time cimport nanosleep, timespec
 cimport numpy as cnp
 from numpy cimport ndarray
 
 from taskgraph._native.channel cimport Epoch
+from taskgraph._native.clock cimport now_ns
 from taskgraph._native.message cimport (
     ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE,
     Header, check, empty, empty_bytes, head_bytes, lead_bytes,
@@ -130,14 +131,16 @@ cdef class Wire(Sender):
 
     def finish_sends(self):
         """Wait, still serving what comes in, until every borrowed array has left, and give it back."""
-        cdef int64_t start = now_ns()
-        while self.sends.awaited:
-            if self.step(True, start):
-                start = now_ns()
+        cdef int64_t start
+        if self.sends.owned:
+            self.sends.reap()
+        if self.sends.awaited:
+            start = now_ns()
+            while self.sends.awaited:
+                if self.step(True, start):
+                    start = now_ns()
         if self.borrowed:
             self.give_back()
-        if self.sends.count:
-            self.sends.reap()
 
     # ---- receiving ----
 
@@ -490,9 +493,3 @@ cdef class Wire(Sender):
         self.copies.pop(peer, None)
         self.handlers.on_lost(peer)
         return 0
-
-
-cdef inline int64_t now_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1000000000 + now.tv_nsec

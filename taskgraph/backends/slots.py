@@ -130,6 +130,10 @@ class SlotDir:
         found = (self._held(*entry) for entry in self.table.whole(-1 if task is None else task))
         return [held for held in found if held is not None]
 
+    def stamps(self, task: TaskId) -> list[tuple[TaskId, Epoch, Generation]]:
+        """Return which snapshots of a task are whole, as the table has it: no file is opened."""
+        return [entry[2:] for entry in self.table.whole(task)]
+
     def find(self, task: TaskId, boundary: Epoch, generation: Generation | None = None) -> Held | None:
         """Return the snapshot of a boundary, that of this generation or the newest. None where there is none."""
         for entry in sorted(self.table.whole(task), key=lambda entry: -entry[4]):

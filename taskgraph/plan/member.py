@@ -334,7 +334,7 @@ class Member:
         known
             The newest commit that the primary had received; it is received with this, which keeps slots free.
         whole
-            The whole snapshots of that task on this host, or all.
+            The whole snapshots of that task on this host. What status they carry does not matter.
         """
         if self.phase in (Phase.AWAY, Phase.LEFT):
             return NOTHING

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from taskgraph.backends.commits import Commits
-from taskgraph.backends.slot_delta import Delta, DeltaHead, Snapshot, send_held
+from taskgraph.backends.slot_delta import Delta, Snapshot, send_held
 from taskgraph.backends.slot_file import Form
 from taskgraph.backends.slot_file import Held as Slot
 from taskgraph.backends.slot_holder import Holder
@@ -19,8 +18,10 @@ from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History, is_valid
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.succession import Over
+from taskgraph.run import copies
 from taskgraph.run.replicas import Replica
-from taskgraph.run.task_files import NOTE_END_BITS, TaskFiles, note, recorded
+from taskgraph.run.slot_note import delivered_of, end_of, note
+from taskgraph.run.task_files import TaskFiles
 
 
 class HostSnapshots:
@@ -55,6 +56,10 @@ class HostSnapshots:
     def held(self) -> Collection[Held]:
         """Return the whole snapshots of the host."""
         return [stamp(slot) for slot in self._slots.holdings()]
+
+    def held_of(self, task: TaskId) -> Collection[Held]:
+        """Return the whole snapshots of a task on this host, without the statuses that may have been asked for."""
+        return [Held(*known) for known in self._slots.stamps(task)]
 
     def declare(self, replica: Replica) -> None:
         """Make room for the snapshots of a task. Raises UsageError where there is too little."""
@@ -117,7 +122,7 @@ class HostSnapshots:
         for saved, data in zip(replica.saved, content, strict=True):
             saved.load(data)
         self._resumed[slot.task] = found
-        return recorded(found.note)
+        return delivered_of(found.note)
 
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
@@ -131,8 +136,7 @@ class HostSnapshots:
         copy = self._delta(order.slot, order.base)
         if copy is None:
             raise EpochAborted
-        lead = pickle.dumps((copy.head.encode(), order.slot, order.base, order.known))
-        return [lead, *copy.frames]
+        return copies.closed(copy, order.known)
 
     def _delta(self, slot: Held, base: Held | None) -> Delta | None:
         taken = self._taken.get(slot[:3])
@@ -143,14 +147,7 @@ class HostSnapshots:
         found = self._slots.find(*slot[:3])
         return None if found is None else send_held(self._slots, found)
 
-    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
-        """Return what a copy that arrived is."""
-        head, slot, base, known = pickle.loads(frames[0])
-        if DeltaHead.decode(head).base is None:
-            base = None
-        return slot, base, known
-
-    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
+    def store(self, copy: copies.ArrivedCopy) -> bool:
         """Write a copy that arrived into a slot of this rank; return whether it is whole.
 
         Raises
@@ -158,8 +155,8 @@ class HostSnapshots:
         EpochAborted
             The generation is over.
         """
-        head = DeltaHead.decode(pickle.loads(frames[0])[0])
-        stored = self._holders[slot.task].apply(head, frames[1:], self._generation)
+        slot = copy.slot
+        stored = self._holders[slot.task].apply(copy.head, copy.blocks, self._generation)
         if stored in (Refusal.NO_BASE, Refusal.DAMAGED):
             return False
         if isinstance(stored, Refusal) and stored is not Refusal.HELD:
@@ -184,11 +181,7 @@ def parts(replica: Replica) -> list[Any]:
 
 def stamp(slot: Slot) -> Held:
     """Return what the protocol knows a snapshot by."""
-    return Held(slot.task, slot.boundary, slot.generation, _end(slot.note))
-
-
-def _end(note: int) -> int:
-    return (note & (1 << NOTE_END_BITS) - 1) - 1
+    return Held(slot.task, slot.boundary, slot.generation, end_of(slot.note))
 
 
 def read_slots(slots: SlotDir) -> tuple[Held, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
-from taskgraph.ids import Epoch, Generation
+from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
+from taskgraph.run.copies import ArrivedCopy
 from taskgraph.run.replicas import Replica
 
 
@@ -22,6 +23,9 @@ class Snapshots(Protocol):
 
     def held(self) -> Collection[Held]:
         """Return the whole snapshots of the host."""
+
+    def held_of(self, task: TaskId) -> Collection[Held]:
+        """Return the whole snapshots of a task on this host, without the statuses that may have been asked for."""
 
     def declare(self, replica: Replica) -> None:
         """Make room for the snapshots of a task. Raises UsageError where there is too little."""
@@ -58,10 +62,7 @@ class Snapshots(Protocol):
     def outgoing(self, order: do.Replicate) -> list[Any]:
         """Return the frames of a copy: what it is, and the blocks of it that the receiver lacks."""
 
-    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
-        """Return what a copy that arrived is."""
-
-    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
+    def store(self, copy: ArrivedCopy) -> bool:
         """Write a copy that arrived into a slot of this rank; return whether it is whole."""
 
     def mark_over(self, generation: Generation, status: int) -> None:
@@ -74,6 +75,10 @@ class NoSnapshots:
     floor: Generation = 0
 
     def held(self) -> Collection[Held]:
+        """Return nothing."""
+        return ()
+
+    def held_of(self, task: TaskId) -> Collection[Held]:
         """Return nothing."""
         return ()
 
@@ -101,13 +106,9 @@ class NoSnapshots:
         """Never called: all ranks share one host."""
         raise AssertionError(order)
 
-    def opened(self, frames: Sequence[Any]) -> tuple[Held, Held | None, Known]:
+    def store(self, copy: ArrivedCopy) -> bool:
         """Never called: nothing is sent."""
-        raise AssertionError(frames)
-
-    def store(self, slot: Held, base: Held | None, frames: Sequence[Any]) -> bool:
-        """Never called: nothing is sent."""
-        raise AssertionError(slot)
+        raise AssertionError(copy)
 
     def mark_over(self, generation: Generation, status: int) -> None:
         """Do nothing."""

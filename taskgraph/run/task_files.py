@@ -12,8 +12,7 @@ from taskgraph.ids import Epoch, TaskId
 from taskgraph.plan.manifest import Name
 from taskgraph.run.recall import Recall
 from taskgraph.run.replicas import Replica
-
-NOTE_END_BITS = 10
+from taskgraph.run.slot_note import delivered_of
 
 
 class TaskFiles:
@@ -76,7 +75,7 @@ class TaskFiles:
             boundary=name.boundary,
             run=name.run,
             generation=name.generation,
-            delivered=recorded(held.note),
+            delivered=delivered_of(held.note),
             parts=self._parts[task],
             lengths=held.lengths,
         )
@@ -89,13 +88,3 @@ class TaskFiles:
     def recall(self, name: Name, replica: Replica) -> Epoch:
         """Fill a task from a checkpoint; return how far ``committed`` had been called. As `Recall`."""
         return self._recall(name, replica)
-
-
-def note(delivered: Epoch, end: int) -> int:
-    """Return what a slot notes besides: how far ``committed`` was called, and the status asked for."""
-    return delivered << NOTE_END_BITS | (end + 1)
-
-
-def recorded(noted: int) -> Epoch:
-    """Return how far ``committed`` had been called, as a slot notes it."""
-    return noted >> NOTE_END_BITS

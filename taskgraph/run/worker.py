@@ -26,6 +26,7 @@ from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
 from taskgraph.run.control import Control, JobEnded
+from taskgraph.run.copies import ArrivedCopy, opened
 from taskgraph.run.replicas import Program, Replicas
 from taskgraph.run.snapshots import Snapshots
 
@@ -88,7 +89,7 @@ class Worker:
         self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[Callable[[], Orders]] = deque()
-        self._arrived: list[Any] = []
+        self._arrived: ArrivedCopy | None = None
         self._computing = False
         self._at: Epoch | None = None
 
@@ -300,15 +301,17 @@ class Worker:
         self._take(lambda: self._copy(source, frames))
 
     def _copy(self, source: Rank, frames: list[Any]) -> Orders:
-        slot, base, known = self._snapshots.opened(frames)
-        self._arrived = frames
-        return self._member.copy_arrived(source, slot, base, known, self._snapshots.held())
+        copy = self._arrived = opened(frames)
+        return self._member.copy_arrived(
+            source, copy.slot, copy.base, copy.known, self._snapshots.held_of(copy.slot.task)
+        )
 
     def _store(self, order: do.Store) -> None:
         """Write the copy that has just arrived: in its place among the orders, as a commit before it may make room."""
-        frames, self._arrived = self._arrived, []
+        arrived, self._arrived = self._arrived, None
+        assert arrived is not None
         trace.reached("replicate.arrived")
-        if self._snapshots.store(order.slot, order.base, frames):
+        if self._snapshots.store(arrived):
             trace.reached("replicate.stored")
             self._obey(self._member.stored(order.source, order.slot))
         else:  # what was to be changed is not there, or the copy was damaged on its way
