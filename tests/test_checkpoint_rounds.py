@@ -27,7 +27,8 @@ from taskgraph.run.checkpointing import Checkpointing
 from taskgraph.run.replicas import Replica
 from taskgraph.run.resuming import Beginning, candidates
 from taskgraph.run.shelf import Shelf
-from taskgraph.run.task_files import TaskFiles, note
+from taskgraph.run.slot_note import note
+from taskgraph.run.task_files import TaskFiles
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 from tests.checkpoints import OTHER, RUN, make
 
