@@ -12,17 +12,12 @@ from libc.stdlib cimport calloc, free
 cimport numpy as cnp
 from numpy cimport ndarray
 
-from taskgraph._native.clock cimport now_ns
 from taskgraph._native.message cimport copied, is_plain
 
 from taskgraph import trace
 from taskgraph.errors import GraphError, UsageError
 
 cnp.import_array()
-
-cdef enum:
-    LOOK_NS = 50000     # between two looks at what others sent, while this rank has work: a look may give the core away
-
 
 cdef class Port:
     cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1:
@@ -36,7 +31,7 @@ cdef class Pump:
         raise NotImplementedError
 
     cpdef int poll(self) except -1:
-        """Deliver what is there, without waiting."""
+        """Deliver what is there, without waiting, where it is time to look again."""
         raise NotImplementedError
 
 
@@ -341,7 +336,6 @@ cdef class Epoch:
         cdef list processors
         cdef Processor processor
         cdef Py_ssize_t i, at, left = 0
-        cdef int64_t looked = now_ns(), now
         cdef bint fired
         for processors in self.tasks:
             left += len(processors)
@@ -355,10 +349,7 @@ cdef class Epoch:
                     if processor.missing:
                         break
                     if fired and self.transport is not None:
-                        now = now_ns()
-                        if now - looked > LOOK_NS:
-                            looked = now
-                            self.transport.poll()   # what others sent moves on while this rank has work
+                        self.transport.poll()       # what others sent moves on while this rank has work
                     self.fire(processor)
                     at += 1
                     left -= 1

@@ -48,6 +48,7 @@ cdef class Receives:
     cdef MPI_Request* requests
     cdef Receiving* entries
     cdef int count, room
+    cdef int payloads           # number of entries that are of one
     cdef int add(self, MPI_Request request, int peer, int nbytes, char* buffer, Arriving arriving) except -1
     cdef void remove(self, int i) noexcept
     cdef void withdraw(self) noexcept

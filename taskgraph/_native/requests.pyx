@@ -117,12 +117,14 @@ cdef class Receives:
         if arriving is not None:
             Py_INCREF(arriving)
             arriving.parts += 1
+            self.payloads += 1
             self.entries[i].arriving = <PyObject*>arriving
         self.count += 1
         return 0
 
     cdef void remove(self, int i) noexcept:
         """Forget a receive. What it wrote to is the caller's."""
+        self.payloads -= self.entries[i].arriving != NULL
         self.count -= 1
         self.requests[i] = self.requests[self.count]
         self.entries[i] = self.entries[self.count]
@@ -138,7 +140,7 @@ cdef class Receives:
             free(self.entries[i].buffer)
             if self.entries[i].arriving != NULL:
                 Py_DECREF(<object>self.entries[i].arriving)
-        self.count = 0
+        self.count = self.payloads = 0
 
 
 cdef void* grown(void* memory, size_t nbytes) except NULL:

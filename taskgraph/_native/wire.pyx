@@ -48,6 +48,10 @@ cdef extern from "<sched.h>" nogil:
 
 cdef enum:
     POLLS_WITH_GIL = 16
+    # Between two looks at what others sent, while this rank has work; while something large is under way. Where ranks
+    # share cores, a look that finds nothing gives the core to another one, which may compute.
+    LOOK_NS = 2000000
+    LOOK_LARGE_NS = 50000
 
 cdef enum Outcome:          # of a wait, where it is no index of a receive
     ABORTED = -1
@@ -88,6 +92,7 @@ cdef class Wire(Sender):
     cdef public object on_idle
     cdef public object urgent
     cdef int64_t spin_ns, doze_ns, idle_ns
+    cdef int64_t looked         # when, last
     cdef dict peers
     cdef dict pieces            # rank -> the beginning of a control message that comes in several
     cdef dict copies            # rank -> deque of the copies from it that are not handed over yet
@@ -162,8 +167,13 @@ cdef class Wire(Sender):
         return 0
 
     cpdef int poll(self) except -1:
+        cdef int64_t now
         if self.is_over():
             raise EpochAborted
+        now = now_ns()
+        if now - self.looked < (LOOK_LARGE_NS if self.receives.payloads or self.sends.owned else LOOK_NS):
+            return 0
+        self.looked = now
         return self.take_any()
 
     cdef inline bint is_over(self) noexcept nogil:
@@ -230,7 +240,9 @@ cdef class Wire(Sender):
         cdef int _turn
         cdef int64_t start
         for _turn in range(POLLS_WITH_GIL):      # giving the GIL away and taking it back costs as much as a message
-            if self.poll():
+            if self.is_over():
+                raise EpochAborted
+            if self.take_any():
                 return 1
         start = now_ns()
         while not self.step(False, start):
@@ -249,6 +261,7 @@ cdef class Wire(Sender):
             self.open_again()
         with nogil:
             outcome = self.wait(sends, start, idle_ns, &index, &status, &code)
+            self.looked = now_ns()
         if outcome >= 0:
             self.take(outcome, &status)
             return 1
