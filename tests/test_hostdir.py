@@ -176,9 +176,11 @@ def test_a_run_of_which_nothing_lives_is_removed_whole(tmp_path: Path, dead: Pro
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Process) -> None:
+@pytest.mark.parametrize("mode", [0o700, 0o755])  # the second is that of a daemon on a host other than mpirun's
+def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Process, mode: int) -> None:
     session, segment, replaced = tmp_path / "ompi.77", tmp_path / "sm_segment.0", tmp_path / "sm_segment.1"
-    session.mkdir(mode=0o700)
+    session.mkdir()
+    session.chmod(mode)
     for path in (segment, replaced, session / "file"):
         path.write_bytes(b"")
     files = [file for path in (session, segment, replaced) if (file := LeftFile.of(path))]

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterable
 from itertools import groupby
@@ -65,9 +66,17 @@ def remove_left_by_launcher(files: Iterable[LeftFile]) -> None:
     for file in files:
         if file.still_there():
             log.info("removing %s", file.path)
-            remove_private(Path(file.path))
-            with contextlib.suppress(OSError):  # gone, or a directory that was not private
-                os.unlink(file.path)
+            _remove(Path(file.path))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a directory of this user; the latter has the mode that the launcher's umask gave it."""
+    if path.is_dir() and not path.is_symlink():
+        for _ in range(3):  # somebody may still be adding to it
+            shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):  # gone
+            path.unlink()
 
 
 def _left_by_launcher(path: Path) -> set[LeftFile]:

@@ -253,6 +253,7 @@ ClusterName=lab
 SlurmctldHost=head
 SlurmUser=root
 AuthType=auth/munge
+AuthInfo=cred_expire=10
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
