@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from taskgraph.backends.processes import Process
+from taskgraph.backends.slurm import Standing
+from taskgraph.errors import UsageError
 from taskgraph.run.holding import Holding
 
 
@@ -19,29 +23,47 @@ class Clock:
 def test_as_long_as_the_supervisor_lives_a_launch_may_come():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     supervisor = Process.of(child.pid)
-    holding = Holding(supervisor, is_over=lambda environ: True)
+    holding = Holding(supervisor, standing=lambda environ: Standing.OVER)
     assert holding.is_expected()
     child.communicate(b"\n")
     assert not holding.is_expected()
 
 
 def test_on_another_machine_the_batch_system_is_asked_now_and_then():
-    clock, asked, over = Clock(), [], [False]
+    clock, asked, said = Clock(), [], [Standing.RUNS]
 
-    def is_over(environ):
+    def standing(environ):
         asked.append(clock.now)
-        return over[0]
+        return said[0]
 
-    holding = Holding(None, is_over=is_over, clock=clock)
+    holding = Holding(None, standing=standing, clock=clock)
     for clock.now in (0.0, 1.0, 4.9, 5.0):
         assert holding.is_expected()
     assert asked == [0.0, 5.0]
-    over[0] = True
+    said[0] = Standing.OVER
     clock.now = 10.0
     assert not holding.is_expected()
     clock.now = 20.0
     assert not holding.is_expected()
     assert asked == [0.0, 5.0, 10.0]
+
+
+@pytest.mark.parametrize("said", [Standing.RUNS, Standing.DESERTED, Standing.OVER])
+def test_a_job_whose_first_host_is_lost_is_handed_back_to_the_batch_system_and_no_other(said):
+    queued = []
+    holding = Holding(None, standing=lambda environ: said, requeue=lambda environ: bool(queued.append(environ)) or True)
+    assert holding.is_expected() == (said is Standing.RUNS)
+    holding.hand_back()
+    assert len(queued) == (said is Standing.DESERTED)
+
+
+def test_a_batch_system_that_refuses_keeps_nobody_from_leaving():
+    def refuse(environ):
+        raise UsageError("no")
+
+    holding = Holding(None, standing=lambda environ: Standing.DESERTED, requeue=refuse)
+    assert not holding.is_expected()
+    holding.hand_back()
 
 
 def test_without_a_batch_system_nobody_can_tell(monkeypatch):

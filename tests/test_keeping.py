@@ -80,8 +80,8 @@ def test_what_a_host_holds_for_the_next_launch_goes_when_nobody_comes_for_it() -
     phase, orders = step(Phase.LINGERING, Fact.UNFINISHED)
     assert (phase, orders) == (Phase.HOLDING, (Do.RELEASE,))
     assert 60 <= patience_s(phase, keeps_etcd=False) < math.inf
-    for fact in (Fact.PATIENCE_OVER, Fact.NOT_NEEDED):
-        assert step(phase, fact) == (Phase.LEAVING, (Do.CLEAN_UP,))
+    assert step(phase, Fact.PATIENCE_OVER) == (Phase.LEAVING, (Do.CLEAN_UP,))
+    assert step(phase, Fact.NOT_NEEDED) == (Phase.LEAVING, (Do.CLEAN_UP, Do.HAND_BACK))
 
 
 def test_the_keeper_of_etcd_stays_with_no_rank_left_and_others_go() -> None:

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from taskgraph.backends.addresses import takes_connection
 from taskgraph.errors import UsageError
@@ -95,18 +96,56 @@ def slurmd_port(environ: Mapping[str, str]) -> int:
     return int(match[1]) if match else _SLURMD_PORT
 
 
-def is_over(environ: Mapping[str, str]) -> bool:
-    """Whether the batch job that a process was started in has ended, or runs anew. False where that cannot be told."""
-    job = environ.get("SLURM_JOB_ID", "")
-    if not job.isdigit():
-        return False
+class Standing(Enum):
+    """What has become of the batch job that a process was started in."""
+
+    RUNS = auto()
+    """It runs, or that cannot be told."""
+    DESERTED = auto()
+    """Slurm lets it run, though it has taken the host of its script out of it: nothing will ever come of it."""
+    OVER = auto()
+    """It has ended, or runs anew."""
+
+
+def in_batch_job(environ: Mapping[str, str]) -> bool:
+    """Whether a process with this environment was started in a batch job."""
+    return environ.get("SLURM_JOB_ID", "").isdigit()
+
+
+def standing(environ: Mapping[str, str]) -> Standing:
+    """Ask what has become of the batch job that a process with this environment was started in."""
+    if not in_batch_job(environ):
+        return Standing.RUNS
     try:
-        said = _ask(["scontrol", "-o", "show", "job", job], environ)
-    except UsageError as error:
-        return "Invalid job id" in str(error)  # forgotten: it ended long ago
-    fields = dict(field.partition("=")[::2] for field in said.split())
-    restarts = environ.get("SLURM_RESTART_COUNT", "0")
-    return fields.get("JobState") not in _LIVES or fields.get("Restarts", restarts) != restarts
+        fields = _fields(environ)
+        restarts = environ.get("SLURM_RESTART_COUNT", "0")
+        if fields.get("JobState") not in _LIVES or fields.get("Restarts", restarts) != restarts:
+            return Standing.OVER
+        hosts = _ask(["scontrol", "show", "hostnames", fields.get("NodeList", "")], environ).split()
+    except UsageError as error:  # forgotten: it ended long ago
+        return Standing.OVER if "Invalid job id" in str(error) else Standing.RUNS
+    return Standing.DESERTED if hosts and fields.get("BatchHost", hosts[0]) not in hosts else Standing.RUNS
+
+
+def requeue_deserted(environ: Mapping[str, str]) -> bool:
+    """Queue a job that is deserted again, and return whether that was done.
+
+    It is not where its user did not say ``--requeue``, nor where another was faster.
+
+    Raises
+    ------
+    UsageError
+        Slurm refuses, or cannot be asked.
+    """
+    if standing(environ) is not Standing.DESERTED or _fields(environ).get("Requeue") != "1":
+        return False
+    requeue(int(environ["SLURM_JOB_ID"]), environ)
+    return True
+
+
+def _fields(environ: Mapping[str, str]) -> dict[str, str]:
+    said = _ask(["scontrol", "-o", "show", "job", environ["SLURM_JOB_ID"]], environ)
+    return dict(field.partition("=")[::2] for field in said.split())
 
 
 def requeue(job: int, environ: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cache
 
 import click
 
@@ -69,20 +70,20 @@ def run(
     try:
         if not words:
             raise UsageError("no driver: name a Python file, or write the command after a double dash")
-        launcher = find_launcher(built_with(), os.environ)
-        given = slurm.allocation(os.environ)
+        given = cache(lambda: slurm.allocation(os.environ))
+        launcher = cache(lambda: find_launcher(built_with(), os.environ))
 
-        def command(attempt: int) -> list[str]:
+        def command(attempt: int) -> list[str]:  # asks other programs, and so not before signals are taken
             environ = {**os.environ, "TASKGRAPH_SUPERVISED": ""}
-            return launch_line(launcher, where(given, ranks, attempt), options, words, environ)
+            return launch_line(launcher(), where(given(), ranks, attempt), options, words, environ)
 
         if dry_run:
             click.echo(shlex.join(command(0)))
             return
         status = Supervisor(command, os.environ, relaunches, _say).run()
-        if requeue and status == PAUSED and given is not None:
-            _say(f"Slurm queues job {given.job} again")
-            slurm.requeue(given.job, os.environ)
+        if requeue and status == PAUSED and (allocation := given()) is not None:
+            _say(f"Slurm queues job {allocation.job} again")
+            slurm.requeue(allocation.job, os.environ)
     except TaskgraphError as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)

@@ -4,7 +4,8 @@ Rule 1: ranks are killed when their launcher is gone, or when a job that failed 
 after a success, since what users do after it may take its time. Rule 2: the keeper cleans up only when no rank of its
 host needs anything of it, and then always. Rule 3: whoever keeps the job's etcd stays as long as the job, also with no
 rank left, and lets others go first, but not for long. Rule 4: where a supervisor launches the job again, snapshots wait
-for that: as long as the supervisor is seen to live, else two minutes at most; the next launch ends this keeper.
+for that: as long as the supervisor is seen to live, or a batch system says that the job does, else two minutes at most;
+the next launch ends this keeper.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Do(Enum):
     """Give the host up and end etcd, but leave the files."""
     CLEAN_UP = auto()
     """Give the host up, end etcd, remove the files."""
+    HAND_BACK = auto()
+    """Where it is the machine of the supervisor that is lost, let the batch system run the job again."""
 
 
 _KILL = (Do.SET_WORDS, Do.KILL_RANKS)
@@ -90,7 +93,7 @@ _CHANGES: dict[tuple[Phase, Fact], tuple[Phase, tuple[Do, ...]]] = {
     (Phase.LINGERING, Fact.NOT_NEEDED): (Phase.LEAVING, (Do.CLEAN_UP,)),
     (Phase.LINGERING, Fact.PATIENCE_OVER): (Phase.LEAVING, (Do.CLEAN_UP,)),
     (Phase.LINGERING, Fact.UNFINISHED): (Phase.HOLDING, (Do.RELEASE,)),
-    (Phase.HOLDING, Fact.NOT_NEEDED): (Phase.LEAVING, (Do.CLEAN_UP,)),
+    (Phase.HOLDING, Fact.NOT_NEEDED): (Phase.LEAVING, (Do.CLEAN_UP, Do.HAND_BACK)),
     (Phase.HOLDING, Fact.PATIENCE_OVER): (Phase.LEAVING, (Do.CLEAN_UP,)),
 }
 
@@ -99,7 +102,7 @@ TABLE = {(phase, fact): _CHANGES.get((phase, fact), (phase, ())) for phase in Ph
 
 
 HOLD_S = 120.0
-"""How long a host whose supervisor is on another machine holds its snapshots for the next launch, in seconds."""
+"""How long a host holds its snapshots for the next launch where nobody tells whether there will be one, in seconds."""
 
 
 def patience_s(phase: Phase, keeps_etcd: bool) -> float:

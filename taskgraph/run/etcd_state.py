@@ -100,7 +100,7 @@ class EtcdState:
             return None
         whose = "the job's own etcd" if own else "etcd"
         why = ", and a failure waits to be recovered from" if failing or over else ""
-        return Ending(status=1, message=f"{whose} has not answered for {away_s:.0f} s{why}")
+        return Ending(status=1, message=f"{whose} has not answered for {away_s:.0f} s{why}", lost=own)
 
     def suspended(self, now: float) -> None:
         """Take that this unit has not run for a while: what it measures begins anew."""

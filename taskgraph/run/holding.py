@@ -1,7 +1,12 @@
-"""Whether a keeper that holds snapshots for the next launch is still waited on: by what it sees of who would launch."""
+"""Whether a keeper that holds snapshots for the next launch is still waited on: by what it sees of who would launch.
+
+Slurm, told not to end a job for the loss of a host, does not notice that with the first one went all that ran the job:
+then only the keepers of other hosts can ask for another run of it.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -9,8 +14,15 @@ from collections.abc import Callable, Mapping
 
 from taskgraph.backends import slurm
 from taskgraph.backends.processes import Process, alive
+from taskgraph.backends.slurm import Standing
+from taskgraph.errors import UsageError
+from taskgraph.plan.keeping import HOLD_S
+
+log = logging.getLogger(__name__)
 
 _ASK_S = 5.0
+_ASKED_HOLD_S = 3600.0
+"""How long to hold where Slurm tells what has become of the job, at most, in seconds: it may take a while to notice."""
 
 
 class Holding:
@@ -20,29 +32,50 @@ class Holding:
     ----------
     supervisor
         Its process, where it is on this machine.
-    is_over
-        Tells from the environment whether the allocation that this process was started in is over.
+    standing
+        Tells from the environment what has become of the allocation that this process was started in.
+    requeue
+        Lets the batch system run its job again, and returns whether it will.
     """
 
     def __init__(
         self,
         supervisor: Process | None,
         *,
-        is_over: Callable[[Mapping[str, str]], bool] = slurm.is_over,
+        standing: Callable[[Mapping[str, str]], Standing] = slurm.standing,
+        requeue: Callable[[Mapping[str, str]], bool] = slurm.requeue_deserted,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
-        self._is_over = is_over
+        self._standing = standing
+        self._requeue = requeue
         self._clock = clock
         self._asked_at = -math.inf
-        self._over = False
+        self._found = Standing.RUNS
+
+    @property
+    def limit_s(self) -> float:
+        """How long to hold at most, in seconds."""
+        if self._supervisor is not None:
+            return math.inf
+        return _ASKED_HOLD_S if slurm.in_batch_job(os.environ) else HOLD_S
 
     def is_expected(self) -> bool:
         """Whether another launch may come."""
         if self._supervisor is not None:
             return alive(self._supervisor)
         now = self._clock()
-        if not self._over and now - self._asked_at >= _ASK_S:
+        if self._found is Standing.RUNS and now - self._asked_at >= _ASK_S:
             self._asked_at = now
-            self._over = self._is_over(os.environ)
-        return not self._over
+            self._found = self._standing(os.environ)
+        return self._found is Standing.RUNS
+
+    def hand_back(self) -> None:
+        """Ask the batch system for another run of a job that is deserted."""
+        if self._found is Standing.DESERTED:
+            try:
+                queued = self._requeue(os.environ)
+            except UsageError as error:
+                log.warning("the job is not queued again: %s", error)
+            else:
+                log.info("the job is queued again" if queued else "the job is not to be queued again, or was before")

@@ -236,9 +236,10 @@ class Keeper:
         """Return how long to wait for something to happen, in seconds."""
         now = time.monotonic()
         holds = self._etcd is not None and self._etcd.holds
-        if self._phase is Phase.HOLDING and self._spec.supervisor is not None:
-            return longest_s
-        left_s = self._since + keeping.patience_s(self._phase, holds) - now
+        patience_s = keeping.patience_s(self._phase, holds)
+        if self._phase is Phase.HOLDING:
+            patience_s = self._holding.limit_s
+        left_s = self._since + patience_s - now
         if self._grace_ends is not None and self._phase is Phase.ENDING:
             left_s = min(left_s, self._grace_ends - now)
         return min(left_s, longest_s)
@@ -270,6 +271,8 @@ class Keeper:
                 self._release()
             case Do.CLEAN_UP:
                 self._clean_up()
+            case Do.HAND_BACK:
+                self._holding.hand_back()
 
     def _report_launcher(self) -> None:
         if self._sidecar is not None and self._spec.supervised is None:

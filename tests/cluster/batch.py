@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,9 +23,9 @@ _RESULT = re.compile(r"result \d+ [0-9a-f]+")
 
 
 @lru_cache
-def undisturbed() -> frozenset[str]:
+def undisturbed(epochs: int = EPOCHS) -> frozenset[str]:
     """Return the results of a run of the ring to which nothing happens."""
-    done = spmd.run(RING, ranks=3, args=[TASKS, EPOCHS, 0])
+    done = spmd.run(RING, ranks=3, args=[TASKS, epochs, 0])
     found = frozenset(_RESULT.findall(done.stdout))
     assert len(found) == TASKS
     return found
@@ -102,13 +103,12 @@ class Batch:
 
 def pids(lab: Lab, host: str, pattern: str) -> list[int]:
     """Return the processes on a host whose command line a regular expression matches, as that host numbers them."""
-    lines = lab.run(host, "ps", "-eo", "pid=,args=", "ww").splitlines()
-    return [int(line.split()[0]) for line in lines if re.search(pattern, line) and " ps " not in line]
+    return [pid for pid, words in lab.processes(host).items() if re.search(pattern, words)]
 
 
 def ranks(lab: Lab, host: str) -> list[int]:
     """Return the ranks of the ring on a host."""
-    return pids(lab, host, rf"^\s*\d+ {re.escape(sys.executable)} {re.escape(str(RING))}")
+    return pids(lab, host, rf"^{re.escape(sys.executable)} {re.escape(str(RING))}")
 
 
 def kill(lab: Lab, host: str, pid: int) -> None:
@@ -116,11 +116,22 @@ def kill(lab: Lab, host: str, pid: int) -> None:
     lab.run(host, "kill", "-9", pid)
 
 
+def kill_all(lab: Lab, hosts: Sequence[str]) -> None:
+    """Kill all that runs on these hosts for any job with -9, on all at the same time, until there is nothing."""
+
+    def kill_there(host: str) -> None:
+        while found := [pid for pid, words in lab.processes(host).items() if not words.startswith("slurmstepd")]:
+            lab.run(host, "sh", "-c", 'kill -9 "$@" || true', "sh", *found)
+
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        list(pool.map(kill_there, hosts))
+
+
 def leftovers(lab: Lab, hosts: Sequence[str]) -> list[str]:
     """Return what there is of any job on these hosts: processes, shared memory, temporary files."""
     found = []
     for host in hosts:
-        found += [f"{host}: {line}" for line in lab.processes(host) if not line.startswith(("/bin/sh -c cd", "ps "))]
+        found += [f"{host}: {words}" for words in lab.processes(host).values()]
         for place in ("/dev/shm", "/tmp"):
             names = lab.run(host, "ls", "-A", place).split()
             kept = {path.parts[2] for path in (lab.directory, ROOT, Path(sys.prefix)) if path.parts[1] == "tmp"}

@@ -202,10 +202,11 @@ class Lab:
             assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}"
             time.sleep(0.1)
 
-    def processes(self, name: str) -> list[str]:
-        """Return the command lines on a host, without those of the lab itself."""
-        lines = self.run(name, "ps", "-eo", "args=", "ww").splitlines()
-        return [line for line in lines if Path(line.split()[0]).name not in _OWN and " _init " not in line]
+    def processes(self, name: str) -> dict[int, str]:
+        """Return the processes on a host as it numbers them, with their command lines, without those of the lab."""
+        lines = self.run(name, "ps", "-eo", "pid=,args=", "ww").splitlines()
+        table = {int(pid): words for pid, words in (line.split(maxsplit=1) for line in lines)}
+        return {pid: words for pid, words in table.items() if pid != 1 and Path(words.split()[0]).name not in _OWN}
 
     def _idle(self) -> int:
         return len(set(self.run(HEAD, "sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split()))
@@ -318,7 +319,7 @@ def _init(lab: Path, name: str) -> None:
         *("--pid-file=/run/munge/munged.pid", "--seed-file=/run/munge/seed", f"--log-file={home}/munged.log"),
     )
     os.environ["HOSTNAME"] = name
-    _run(*(("slurmctld", "-i") if name == HEAD else ("slurmd",)))
+    _run(*(("slurmctld", "-i") if name == HEAD else ("slurmd", "-b")))
     (home / "ready").touch()
     while True:  # the orphans of this host are its children
         try:

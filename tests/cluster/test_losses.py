@@ -57,7 +57,7 @@ def test_after_a_host_whose_connections_close_the_job_goes_on_on_the_others(lab:
 
 
 def test_a_daemon_of_the_launcher_that_dies_takes_nothing_with_it(lab: Lab, job: Batch):
-    for pid in pids(lab, "n3", r"\d /\S*prted "):  # where it is started by a script, that too
+    for pid in pids(lab, "n3", r"^/\S*prted "):  # where it is started by a script, that too
         kill(lab, "n3", pid)
     assert_right(job)
     assert job.resumed()[0] >= SHORT - 1
@@ -65,7 +65,7 @@ def test_a_daemon_of_the_launcher_that_dies_takes_nothing_with_it(lab: Lab, job:
 
 
 def test_the_launcher_that_dies_is_started_again(lab: Lab, job: Batch):
-    kill(lab, "n1", pids(lab, "n1", r"\d /\S*(prterun|mpirun) ")[0])
+    kill(lab, "n1", pids(lab, "n1", r"^/\S*(prterun|mpirun) ")[0])
     assert_right(job)
     assert job.resumed()[0] >= SHORT - 1
     assert_nothing_left(lab, lab.names)
