@@ -17,7 +17,7 @@ from taskgraph.ids import Epoch, Rank, TaskId
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.messages import Topic
+from taskgraph.plan.messages import Farewell, Topic
 
 
 class Send(NamedTuple):
@@ -144,9 +144,9 @@ class Conclude(NamedTuple):
 
 
 class Leave(NamedTuple):
-    """Leave the job with this status."""
+    """Leave the job."""
 
-    status: int
+    farewell: Farewell
 
 
 class Overtaken(NamedTuple):

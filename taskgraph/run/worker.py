@@ -18,10 +18,11 @@ from taskgraph.errors import EpochAborted
 from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.decision import Decision
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.fence import may_act
 from taskgraph.plan.lineage import History
 from taskgraph.plan.member import Member, Phase
-from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
+from taskgraph.plan.messages import ALWAYS, Copy, Farewell, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
@@ -44,9 +45,16 @@ _COMPOSING = (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)
 class Left(Exception):
     """The rank leaves the job. Internal to the worker."""
 
-    def __init__(self, status: int) -> None:
-        super().__init__(status)
-        self.status = status
+    def __init__(self, farewell: Farewell) -> None:
+        super().__init__(farewell)
+        self._farewell = farewell
+
+    def status(self) -> int:
+        """Return the status of a job that came to its end in order. Raises JobEnded for any other."""
+        status, failed, lost = self._farewell
+        if failed:
+            raise JobEnded(Ending(status=status, message="the job has failed, says another rank", lost=lost))
+        return status
 
 
 class Worker:
@@ -114,7 +122,7 @@ class Worker:
             try:
                 self._run_generation(decision, history)
             except Left as left:
-                return left.status
+                return left.status()
             except EpochAborted:
                 pass
             except BaseException as error:
@@ -126,7 +134,7 @@ class Worker:
             try:
                 decision, history = self._control.next_decision(self._member.generation, self._serve)
             except Left as left:
-                return left.status
+                return left.status()
             except JobEnded as ended:
                 self._pass_on(ended)
                 raise
@@ -141,7 +149,9 @@ class Worker:
 
     def _pass_on(self, ended: JobEnded) -> None:
         """Tell the ranks around this one: they may be cut off from etcd."""
-        for order in self._member.ended(ended.ending.status, everywhere=ended.everywhere):
+        ending = ended.ending
+        farewell = Farewell(ending.status, bool(ending.message), ending.lost)
+        for order in self._member.ended(farewell, everywhere=ended.everywhere):
             if isinstance(order, do.Send):
                 self._send(order)
 
@@ -281,7 +291,7 @@ class Worker:
         return self._member.concluded()
 
     def _leave(self, order: do.Leave) -> None:
-        raise Left(order.status)
+        raise Left(order.farewell)
 
     def _overtaken(self, order: do.Overtaken) -> None:
         raise EpochAborted
