@@ -176,8 +176,9 @@ def test_a_run_of_which_nothing_lives_is_removed_whole(tmp_path: Path, dead: Pro
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("mode", [0o700, 0o755])  # the second is that of a daemon on a host other than mpirun's
-def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Process, mode: int) -> None:
+def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Process, mode: int, closed: bool) -> None:
     session, segment, replaced = tmp_path / "ompi.77", tmp_path / "sm_segment.0", tmp_path / "sm_segment.1"
     session.mkdir()
     session.chmod(mode)
@@ -189,6 +190,8 @@ def test_what_mpi_made_for_a_forgotten_run_goes_with_it(tmp_path: Path, dead: Pr
     directory = HostDir.create("job", RUN, 0, base=tmp_path)
     write_process(directory.owner, dead, hostdir.machine())
     add_rank(directory, 0, dead, files)
+    if closed:  # its keeper was killed while it cleaned up
+        close_roster(directory)
     remove_forgotten(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "sm_segment.1"}
 

@@ -20,7 +20,7 @@ from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import Process, alive
 from taskgraph.run.hostdir import HostDir, machine, remove_private
 from taskgraph.run.records import read_process
-from taskgraph.run.roster import read_roster
+from taskgraph.run.roster import close_roster
 from taskgraph.run.spec import KeeperSpec
 from taskgraph.run.starting import left_at_start
 
@@ -81,7 +81,7 @@ def _remove(path: Path) -> None:
 
 def _left_by_launcher(path: Path) -> set[LeftFile]:
     try:
-        return {file for entry in read_roster(HostDir(path)) for file in entry.files}
+        return {file for entry in close_roster(HostDir(path)) for file in entry.files}  # its keeper may have closed it
     except (OSError, ValueError):  # the directory of an etcd, or broken
         return set()
 
