@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 import uuid
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.plan.checkpoints import KEEP
 from taskgraph.testing import kill_host
 from tests.fates import LIMIT_S, PROGRAM, assert_right
+from tests.supervised import supervised
 
 EPOCHS = 40
 FULL = PROGRAM.with_name("full.py")
@@ -65,6 +67,12 @@ def went_on_at(done) -> int | None:
     return None if found is None else int(found[1])
 
 
+def damage(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 4
+    file.write_bytes(data)
+
+
 def killed_in(job: Job, epoch: int, **options) -> None:
     """Run the job, and kill all of it in an epoch."""
     running = job.start(pause_s=0.05, **options)
@@ -87,10 +95,7 @@ def test_a_job_that_was_killed_goes_on_from_the_newest_complete_checkpoint_on_an
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(job):
     killed_in(job, 22)
     before, newest = job.complete()
-    file = job.files(newest)[2]
-    data = bytearray(file.read_bytes())
-    data[-30] ^= 4
-    file.write_bytes(data)
+    damage(job.files(newest)[2])
     done = job.run()
     assert re.search(rf"checkpoint {newest}\.\S+ of job .* is not used.*the file of task 2 is damaged", done.stderr), (
         done
@@ -120,6 +125,24 @@ def test_where_all_copies_of_a_task_are_lost_the_same_run_goes_back_to_the_check
     assert found[1] == found[2]
     assert int(found[1]) in (15, 20, 25)
     assert_right(done, EPOCHS)
+
+
+def test_where_the_checkpoint_to_go_back_to_is_damaged_a_supervised_job_takes_the_one_before(job):
+    faults = "; ".join(str(kill_host(number, epoch=13)) for number in (1, 2))
+    env = job.env(ranks_per_host=1, faults=faults)
+    with supervised([16, 0.3], ranks=4, program=PROGRAM, env=env) as running:
+        running.wait_for_line("epoch 10$")
+        deadline = time.monotonic() + LIMIT_S
+        while 10 not in job.complete():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        damage(job.files(10)[2])
+        done = running.finish(LIMIT_S)
+    assert "task 2" in done.stderr, done
+    assert "launching it again (relaunch 1)" in done.stderr, done
+    assert re.search(r"checkpoint 10\.\S+ of job .* is not used.*the file of task 2 is damaged", done.stderr), done
+    assert went_on_at(done) == 5, done
+    assert_right(done, 16)
 
 
 @pytest.mark.parametrize(("number", "pause_s"), [(signal.SIGUSR1, 0.02), (signal.SIGTERM, 0.2)])

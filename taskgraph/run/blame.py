@@ -6,7 +6,7 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from taskgraph.errors import GraphError, TaskgraphError
+from taskgraph.errors import CheckpointError, GraphError, TaskgraphError
 from taskgraph.ids import Epoch, Rank, TaskId
 from taskgraph.plan.ending import Ending
 
@@ -35,6 +35,7 @@ def ending_of(error: BaseException, rank: Rank, task: TaskId | None, epoch: Epoc
         status=status,
         message=message,
         details=users_traceback(error),
+        lost=isinstance(error, CheckpointError),  # of those that are left, another launch takes one that is whole
         rank=rank,
         task=task,
         epoch=epoch,
