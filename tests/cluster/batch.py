@@ -8,17 +8,23 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
 from lab import HEAD, ROOT, Lab
 
+from taskgraph.config import Config
 from taskgraph.testing import spmd
 
 RING = ROOT / "tests" / "programs" / "ring.py"
 TASKS, EPOCHS, MS = 9, 160, 50
 LIMIT_S = 180.0
+LEASE_S: float = next(field.default for field in fields(Config) if field.name == "lease_s")
+PAST_LEASE_S = 2.5 * LEASE_S
+"""So long after its last word a host counts as dead everywhere."""
 _ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED")
+_EPOCH = re.compile(r"^epoch (\d+)$", re.MULTILINE)
 _RESULT = re.compile(r"result \d+ [0-9a-f]+")
 
 
@@ -47,6 +53,11 @@ class Batch:
         Options of sbatch.
     env
         Variables of the job.
+
+    Attributes
+    ----------
+    stood_still_s
+        How long it took at most from one epoch to the next while its end was waited for, in seconds.
     """
 
     def __init__(
@@ -59,6 +70,7 @@ class Batch:
         variables = {"PYTHONPATH": str(ROOT), "TASKGRAPH_BACKUPS": "1", **(env or {})}
         settings = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
         script.write_text(f"#!/bin/bash\n{settings}exec {shlex.join(command)}\n", encoding="utf-8")
+        self.stood_still_s = 0.0
         self.number = lab.submit(script, *sbatch, "--open-mode=append", "-o", self._out)
 
     def text(self) -> str:
@@ -80,11 +92,27 @@ class Batch:
 
     def finish(self, limit_s: float = LIMIT_S) -> str:
         """Wait for its end, and return its last state."""
+        last, since = self._last_epoch(), time.monotonic()
+
+        def ended() -> bool:
+            nonlocal last, since
+            if (newest := self._last_epoch()) > last:
+                self.stood_still_s = max(self.stood_still_s, time.monotonic() - since)
+                last, since = newest, time.monotonic()
+            return not self.active()
+
         try:
-            self._lab.wait_for(lambda: not self.active(), f"job {self.number} ends", limit_s)
+            self._lab.wait_for(ended, f"job {self.number} ends", limit_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.text()}") from None
         return self._lab.state(self.number)
+
+    def epochs(self) -> list[int]:
+        """Return the epochs in the order in which they were begun."""
+        return [int(number) for number in _EPOCH.findall(self.text())]
+
+    def _last_epoch(self) -> int:
+        return max(self.epochs(), default=-1)
 
     def results(self) -> frozenset[str]:
         """Return what the tasks say in the end; the same from each that says it twice."""

@@ -25,8 +25,11 @@ def lab(cluster_lab: Lab) -> Iterator[Lab]:
     cluster_lab.restore()
 
 
+_STOOD_STILL: dict[str, float] = {}
+
+
 @pytest.fixture
-def submit(lab: Lab) -> Iterator[Callable[..., Batch]]:
+def submit(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Batch]]:
     """Submit jobs that are ended with the test."""
     batches: list[Batch] = []
 
@@ -35,5 +38,14 @@ def submit(lab: Lab) -> Iterator[Callable[..., Batch]]:
         return batches[-1]
 
     yield start
+    _STOOD_STILL[request.node.name] = max((batch.stood_still_s for batch in batches), default=0.0)
     for batch in batches:
         batch.cancel()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long it took to survive each of the failures."""
+    if _STOOD_STILL:
+        terminalreporter.section("longest time from one epoch to the next, in seconds")
+    for name, longest_s in _STOOD_STILL.items():
+        terminalreporter.line(f"{longest_s:8.1f}  {name}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch import LIMIT_S, Batch, assert_nothing_left, pids, ring, undisturbed
+from batch import EPOCHS, LIMIT_S, PAST_LEASE_S, Batch, assert_nothing_left, pids, ring, undisturbed
 from lab import HEAD, Lab
 
 TWO_HOSTS = ("--nodes=2", "--ntasks-per-node=2", "--no-kill", "--requeue")
@@ -24,15 +23,11 @@ def checkpoint(lab: Lab) -> dict[str, str]:
     return {"TASKGRAPH_CHECKPOINT": place.as_uri(), "TASKGRAPH_CHECKPOINT_EVERY": "20"}
 
 
-def epochs(text: str) -> list[int]:
-    return [int(number) for number in re.findall(r"^epoch (\d+)$", text, re.MULTILINE)]
-
-
-def assert_gone_on(job: Batch, most: int = 5) -> None:
+def assert_gone_on(job: Batch, most: int = 5, epochs: int = EPOCHS) -> None:
     """The job was queued again, and has done no epoch twice but those that took as long as the checkpoint did."""
     assert job.finish() == "COMPLETED", job.text()
-    assert job.results() == undisturbed(), job.text()
-    done = epochs(job.text())
+    assert job.results() == undisturbed(epochs), job.text()
+    done = job.epochs()
     again = [number for number in set(done) if done.count(number) > 1]
     assert len(again) <= most, (again, job.text())
 
@@ -51,11 +46,11 @@ def test_a_warning_by_hand_leads_to_a_checkpoint_and_a_requeue_that_goes_on_from
 def test_the_warning_before_the_time_limit_does_the_same(
     lab: Lab, submit: Callable[..., Batch], checkpoint: dict[str, str]
 ):
-    job = submit(ring("--requeue", ms=400), *TWO_HOSTS, "--time=1", "--signal=B:USR1@15", env=checkpoint)
+    job = submit(ring("--requeue", epochs=60, ms=1000), *TWO_HOSTS, "--time=1", "--signal=B:USR1@15", env=checkpoint)
     job.wait_for_line("Slurm queues job")
     job.wait_for_line(r"^epoch \d+$")
     lab.run(HEAD, "scontrol", "update", f"jobid={job.number}", "timelimit=10")
-    assert_gone_on(job, most=2)
+    assert_gone_on(job, most=1, epochs=60)
     assert_nothing_left(lab, lab.names)
 
 
@@ -82,7 +77,7 @@ def test_a_job_whose_first_host_is_lost_is_queued_again_and_goes_on_from_its_che
     lab.boot("n1")
     assert job.finish() == "COMPLETED", job.text()
     assert job.results() == undisturbed(), job.text()
-    done = epochs(job.text())
+    done = job.epochs()
     began_again = next(number for before, number in itertools.pairwise(done) if number <= before)
     assert began_again >= SHORT - 40
     assert_nothing_left(lab, lab.names)
@@ -92,9 +87,9 @@ def test_a_whole_job_that_is_suspended_and_resumed_accuses_nobody(lab: Lab, subm
     job = submit(ring(), *TWO_HOSTS)
     job.wait_for_line(f"^epoch {SHORT}$")
     lab.run(HEAD, "scontrol", "suspend", job.number)
-    before = len(epochs(job.text()))
-    time.sleep(8)  # longer than a lease
-    assert len(epochs(job.text())) <= before + 1
+    before = len(job.epochs())
+    time.sleep(PAST_LEASE_S)
+    assert len(job.epochs()) <= before + 1
     lab.run(HEAD, "scontrol", "resume", job.number)
     assert job.finish() == "COMPLETED", job.text()
     assert job.results() == undisturbed()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from batch import EPOCHS, TASKS, Batch, assert_nothing_left, kill, pids, ranks, ring, undisturbed
+from batch import EPOCHS, PAST_LEASE_S, TASKS, Batch, assert_nothing_left, kill, pids, ranks, ring, undisturbed
 from lab import Lab
 
 THREE_HOSTS = ("--nodes=3", "--ntasks-per-node=2", "--no-kill")
@@ -74,7 +74,7 @@ def test_the_launcher_that_dies_is_started_again(lab: Lab, job: Batch):
 @pytest.mark.parametrize("host", ["n1", "n3"])
 def test_a_host_that_is_cut_off_for_longer_than_its_lease_and_comes_back_does_no_harm(lab: Lab, job: Batch, host: str):
     lab.cut(host)
-    time.sleep(8)
+    time.sleep(PAST_LEASE_S)
     lab.heal(host)
     assert_right(job)
     assert len(job.results()) == TASKS  # one result of each task, and no other
