@@ -456,6 +456,22 @@ def test_slots_are_allocated_when_the_holder_is_made(host):
     assert host.slots.path.stat().st_mode & 0o777 == 0o700
 
 
+def test_after_a_failure_slots_are_allocated_when_they_are_written_to(host):
+    """Zeroing them takes longer than all else of a recovery, and nobody goes on before everybody can."""
+    holder = Holder(host.slots, 0, host.form, block=BLOCK, at_once=False)
+    assert host.files() == ["table"]
+    for boundary in range(3):
+        assert not isinstance(holder.write(boundary, 0, host.parts), Refusal)
+    assert host.files() == ["slot-0", "slot-1", "slot-2", "table"]
+    assert host.held() == [(0, boundary, 0) for boundary in range(3)]
+
+
+def test_where_there_is_no_room_for_them_all_that_is_an_error_before_they_are_needed(host, monkeypatch):
+    monkeypatch.setattr(slot_pool, "left_in", lambda directory: 3 * host_size(host) - 1)
+    with pytest.raises(UsageError, match=rf"takes {host_size(host)} bytes, .* \(3 of them are needed\)"):
+        Holder(host.slots, 0, host.form, block=BLOCK, at_once=False)
+
+
 def test_a_full_host_is_an_error_that_names_both_sizes_and_leaves_nothing(host, monkeypatch):
     allocate, calls = os.posix_fallocate, []
 

@@ -223,10 +223,20 @@ def _allocate(path: Path, size: int) -> int:
     except OSError as error:
         os.close(descriptor)
         path.unlink(missing_ok=True)
-        space = os.statvfs(path.parent)
-        raise UsageError(
-            f"no room for a snapshot of protected state: it takes {size} bytes, and {path.parent} has "
-            f"{space.f_bavail * space.f_frsize} left ({error.strerror}). Give it more (mount -o remount,size=, docker "
-            "--shm-size=), protect less state, or run fewer ranks on this host"
-        ) from error
+        raise no_room(path.parent, size, str(error.strerror)) from error
     return descriptor
+
+
+def left_in(directory: Path) -> int:
+    """Return how many bytes there is room for where the slots of a host lie."""
+    space = os.statvfs(directory)
+    return space.f_bavail * space.f_frsize
+
+
+def no_room(directory: Path, size: int, why: str) -> UsageError:
+    """Return the error that a slot of so many bytes does not fit in."""
+    return UsageError(
+        f"no room for a snapshot of protected state: it takes {size} bytes, and {directory} has {left_in(directory)} "
+        f"left ({why}). Give it more (mount -o remount,size=, docker --shm-size=), protect less state, or run fewer "
+        "ranks on this host"
+    )

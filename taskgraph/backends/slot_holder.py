@@ -33,6 +33,8 @@ class Holder:
         Of its protected state.
     block
         Bytes of a block, a multiple of 1024; the same on all hosts.
+    at_once
+        Allocate all slots now, not when they are written to.
 
     Raises
     ------
@@ -40,13 +42,13 @@ class Holder:
         The host's shared memory has no room for three snapshots.
     """
 
-    def __init__(self, slots: SlotDir, task: TaskId, form: Form, *, block: int = BLOCK) -> None:
+    def __init__(self, slots: SlotDir, task: TaskId, form: Form, *, block: int = BLOCK, at_once: bool = True) -> None:
         self._slots = slots
         self._table = slots.table
         self.task = task
         self.form = form
         self._block = block
-        self._pool = SlotPool(slots, task, form, block)
+        self._pool = SlotPool(slots, task, form, block, at_once=at_once)
         self._version = 0
         self._newest: Held | None = None
 

@@ -1,7 +1,8 @@
 """The slots that this process may write to for one task, and their memory.
 
-They are allocated when the pool is made, so that a full host is an error there. A slot has one writer for ever: that of
-a process that is gone, or of a pool that was closed, is taken over, with its memory, once it holds nothing.
+They are allocated when the pool is made, so that a full host is an error there; but after a failure, when nobody goes
+on before all have, one by one as they are written to. A slot has one writer for ever: that of a process that is gone,
+or of a pool that was closed, is taken over, with its memory, once it holds nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from taskgraph._native import slots as native
-from taskgraph.backends.slot_file import Form, Held, Layout, SlotFile
+from taskgraph.backends.slot_file import Form, Held, Layout, SlotFile, left_in, no_room
 from taskgraph.backends.slots import SlotDir, gone
 from taskgraph.errors import UsageError
 from taskgraph.ids import TaskId
@@ -30,13 +31,18 @@ class OwnSlot:
 class SlotPool:
     """Makes, grows and gives back the slots of one task. For one thread.
 
+    Parameters
+    ----------
+    at_once
+        Allocate all of them now.
+
     Raises
     ------
     UsageError
         The host's shared memory has no room for three snapshots; nothing is left of them.
     """
 
-    def __init__(self, slots: SlotDir, task: TaskId, form: Form, block: int) -> None:
+    def __init__(self, slots: SlotDir, task: TaskId, form: Form, block: int, *, at_once: bool = True) -> None:
         self._slots = slots
         self._table = slots.table
         self._task = task
@@ -45,18 +51,23 @@ class SlotPool:
         self._history_room = _HISTORY_ROOM
         self.own: dict[int, OwnSlot] = {}
         try:
-            self._reserve()
+            self._reserve(at_once)
         except UsageError:
             self.close()
             raise
 
-    def _reserve(self) -> None:
-        """Have all slots, counting whole ones of processes that are gone: once freed, they are taken over."""
+    def _reserve(self, at_once: bool) -> None:
+        """Have all slots, or room for them, counting whole ones of processes that are gone: taken over once freed."""
         self._adopt()
         whole = [entry[0] for entry in self._table.whole(self._task)]
         coming = [index for index in whole if gone(self._table.owner(index))]
-        while len(self.own) + len(coming) < self._slots.room:
-            self._add()
+        missing = self._slots.room - len(self.own) - len(coming)
+        size = Layout.of(self._block, self._rooms, self._history_room).size
+        if missing * size > left_in(self._slots.path):
+            raise no_room(self._slots.path, size, f"{missing} of them are needed")
+        if at_once:
+            for _ in range(missing):
+                self._add()
 
     def _adopt(self) -> None:
         """Take over slots of this task that hold nothing and whose writer is gone, as many as are missing."""

@@ -17,6 +17,7 @@ from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History, is_valid
 from taskgraph.plan.manifest import Name
+from taskgraph.plan.relaunch import failures_before
 from taskgraph.plan.succession import Over
 from taskgraph.run import copies
 from taskgraph.run.replicas import Replica
@@ -66,7 +67,8 @@ class HostSnapshots:
         known = self._holders.pop(replica.id, None)
         if known is not None:
             known.close()
-        self._holders[replica.id] = Holder(self._slots, replica.id, Form.of(replica.state))
+        at_once = not failures_before(self._generation)
+        self._holders[replica.id] = Holder(self._slots, replica.id, Form.of(replica.state), at_once=at_once)
         if self._checkpoints is not None:
             self._checkpoints.declare(replica)
 
