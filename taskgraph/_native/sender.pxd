@@ -22,6 +22,7 @@ cdef class Sender(Pump):
     cdef Epoch epoch
     cdef object codec
     cdef readonly uint32_t generation
+    cdef bint shares            # its core with other ranks
     cdef Sends sends
     cdef char* scratch          # the message that is being made
     cdef set gone               # ranks that MPI knows to have died

@@ -6,8 +6,8 @@ payload of up to `PIECEWISE_BYTES` goes in eager pieces: above 4016 bytes Open M
 
 Rule 1: a buffer stays alive until its request is complete: `Sends` holds it.
 Rule 2: a send to a rank that died may never complete. Nothing waits for one of an older generation.
-Rule 3: a send is not asked whether it is complete before there is nothing else to do, or there are many: where it is
-not, and ranks share cores, Open MPI gives the processor to another rank, which costs up to a millisecond.
+Rule 3: where ranks share cores, a send is not asked whether it is complete before there is nothing else to do, or there
+are many: if it is not, Open MPI gives the core to another rank, which costs up to a millisecond.
 """
 
 from libc.stdint cimport uint64_t, uintptr_t
@@ -201,8 +201,9 @@ cdef class Sender(Pump):
             return 0
         if not self.demand(MPI_Isend(self.scratch, <int>nbytes, MPI_BYTE, peer, MESSAGE, self.comm, &request), peer):
             return 0
-        if nbytes <= AT_ONCE and not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
-            return 0
+        if nbytes <= AT_ONCE or not self.shares:
+            if not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
+                return 0
         if not done:
             self.sends.add(request, peer, None, self.scratch, False)
             self.scratch = self.sends.eager_buffer()
@@ -213,12 +214,16 @@ cdef class Sender(Pump):
     cdef int send_payload(self, int peer, char* memory, size_t nbytes, object owner, bint awaited) except -1:
         cdef MPI_Request request
         cdef size_t at = 0, most = piece_bytes(nbytes)
-        cdef int part
+        cdef int part, done = 0
         while at < nbytes and peer not in self.gone:
             part = <int>min(most, nbytes - at)
             if not self.demand(MPI_Isend(memory + at, part, MPI_BYTE, peer, PAYLOAD, self.comm, &request), peer):
                 return 0
-            self.sends.add(request, peer, owner, NULL, awaited)
+            if part <= EAGER_BYTES and not self.shares:
+                if not self.demand(MPI_Test(&request, &done, MPI_STATUS_IGNORE), peer):
+                    return 0
+            if not done:
+                self.sends.add(request, peer, owner, NULL, awaited)
             at += part
         return 0
 

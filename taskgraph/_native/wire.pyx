@@ -83,7 +83,8 @@ cdef class Wire(Sender):
         from then on.
     spin_s, doze_s : float
         A wait polls without a pause for `spin_s` seconds, then yields the processor between polls, and sleeps between
-        polls after `doze_s` seconds.
+        polls after `doze_s` seconds. No spinning means that other ranks want the core, so nothing is done then that
+        gives it away while there is work.
     """
     cdef int64_t[::1] word_view
     cdef volatile int64_t* word
@@ -112,6 +113,7 @@ cdef class Wire(Sender):
         self.later = []
         self.urgent = frozenset()
         self.spin_ns = <int64_t>(spin_s * 1e9)
+        self.shares = self.spin_ns == 0
         self.doze_ns = <int64_t>(doze_s * 1e9)
         self.idle_ns = <int64_t>(idle_s * 1e9)
         self.peers = {}
@@ -170,10 +172,11 @@ cdef class Wire(Sender):
         cdef int64_t now
         if self.is_over():
             raise EpochAborted
-        now = now_ns()
-        if now - self.looked < (LOOK_LARGE_NS if self.receives.payloads or self.sends.owned else LOOK_NS):
-            return 0
-        self.looked = now
+        if self.shares:
+            now = now_ns()
+            if now - self.looked < (LOOK_LARGE_NS if self.receives.payloads or self.sends.owned else LOOK_NS):
+                return 0
+            self.looked = now
         return self.take_any()
 
     cdef inline bint is_over(self) noexcept nogil:
