@@ -50,7 +50,7 @@ tests: build
 	python -m pytest -W error
 
 cluster-test: build
-	python -m pytest -W error tests/cluster
+	python -m pytest -W error tests/cluster tests/test_checkpoint_file.py
 
 # The interpreter
 $(VENV)/.made:

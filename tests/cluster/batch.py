@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,7 +58,8 @@ class Batch:
     Attributes
     ----------
     stood_still_s
-        How long it took at most from one epoch to the next while its end was waited for, in seconds.
+        How long it took at most from one epoch to the next that there had not been before, in seconds: from the first
+        that was waited for on.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Batch:
         settings = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
         script.write_text(f"#!/bin/bash\n{settings}exec {shlex.join(command)}\n", encoding="utf-8")
         self.stood_still_s = 0.0
+        self._observer = threading.Thread(target=self._observe, daemon=True)
+        self._gone = threading.Event()
         self.number = lab.submit(script, *sbatch, "--open-mode=append", "-o", self._out)
 
     def text(self) -> str:
@@ -85,6 +89,8 @@ class Batch:
             assert wanted.search(self.text()), f"the job ended without {pattern!r}"
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.text()}") from None
+        if not self._observer.is_alive() and not self._gone.is_set():
+            self._observer.start()
 
     def active(self) -> bool:
         """Whether Slurm still has to do with it."""
@@ -92,27 +98,24 @@ class Batch:
 
     def finish(self, limit_s: float = LIMIT_S) -> str:
         """Wait for its end, and return its last state."""
-        last, since = self._last_epoch(), time.monotonic()
-
-        def ended() -> bool:
-            nonlocal last, since
-            if (newest := self._last_epoch()) > last:
-                self.stood_still_s = max(self.stood_still_s, time.monotonic() - since)
-                last, since = newest, time.monotonic()
-            return not self.active()
-
         try:
-            self._lab.wait_for(ended, f"job {self.number} ends", limit_s)
+            self._lab.wait_for(lambda: not self.active(), f"job {self.number} ends", limit_s)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.text()}") from None
+        finally:
+            self._gone.set()
         return self._lab.state(self.number)
 
     def epochs(self) -> list[int]:
         """Return the epochs in the order in which they were begun."""
         return [int(number) for number in _EPOCH.findall(self.text())]
 
-    def _last_epoch(self) -> int:
-        return max(self.epochs(), default=-1)
+    def _observe(self) -> None:
+        last, since = max(self.epochs(), default=-1), time.monotonic()
+        while not self._gone.wait(0.05):
+            if (newest := max(self.epochs(), default=-1)) > last:
+                self.stood_still_s = max(self.stood_still_s, time.monotonic() - since)
+                last, since = newest, time.monotonic()
 
     def results(self) -> frozenset[str]:
         """Return what the tasks say in the end; the same from each that says it twice."""
@@ -124,6 +127,7 @@ class Batch:
 
     def cancel(self) -> None:
         """End it, if it is there, and wait until it is gone."""
+        self._gone.set()
         if self.active():
             self._lab.run(HEAD, "scancel", self.number)
             self.finish()
