@@ -23,6 +23,7 @@ cdef struct Sending:            # beside requests[i]
 
 cdef enum:
     SPARE = 64                  # eager buffers that are kept for later
+    MANY = 64                   # sends to look after before there is nothing else to do
 
 cdef class Sends:
     cdef MPI_Request* requests
@@ -30,6 +31,7 @@ cdef class Sends:
     cdef int count, room
     cdef int awaited            # number of entries that are
     cdef int owned              # number of entries with an owner
+    cdef int too_many           # so many entries are, since those that the last look left may stay for ever
     cdef char* spare[SPARE]
     cdef int spares
     cdef char* eager_buffer(self) except NULL

@@ -20,6 +20,9 @@ cdef class Arriving:
 
 cdef class Sends:
 
+    def __cinit__(self):
+        self.too_many = MANY
+
     def __dealloc__(self):
         cdef int i
         for i in range(self.spares):
@@ -83,8 +86,9 @@ cdef class Sends:
             code = MPI_Testany(self.count, self.requests, &i, &done, MPI_STATUS_IGNORE)
             # One that failed went to a rank that died: it is over as well.
             if not 0 <= i < self.count or (code == MPI_SUCCESS and not done):
-                return 0
+                break
             self.remove(i)
+        self.too_many = self.count + MANY
         return 0
 
     cdef void await_none(self) noexcept:

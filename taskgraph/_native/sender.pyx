@@ -34,7 +34,6 @@ cnp.import_array()
 cdef enum:
     CHUNK = 1 << 30         # bytes of one payload message: an MPI count is an int
     AT_ONCE = 256           # bytes of the longest message whose send Open MPI completes in MPI_Isend itself
-    MANY = 64               # sends to look after before there is nothing else to do
 
 
 cdef class Peer(Port):
@@ -207,7 +206,7 @@ cdef class Sender(Pump):
         if not done:
             self.sends.add(request, peer, None, self.scratch, False)
             self.scratch = self.sends.eager_buffer()
-            if self.sends.count >= MANY:
+            if self.sends.count >= self.sends.too_many:
                 self.sends.reap()
         return 0
 
