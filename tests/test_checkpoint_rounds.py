@@ -151,6 +151,20 @@ def test_the_next_is_asked_for_ahead_and_two_complete_ones_are_kept(there):
     assert CheckpointStore(there.config.checkpoint, "other").names()
 
 
+def test_what_a_checkpoint_costs_includes_what_the_root_itself_writes(there, monkeypatch):
+    write = there.files[0].write
+
+    def slowly(*arguments):
+        there.now += 7.0
+        return write(*arguments)
+
+    monkeypatch.setattr(there.files[0], "write", slowly)
+    there.run_to(6)
+    there.turns()
+    assert there.complete() == [5]
+    assert 7.0 <= there.rounds._cost_s < 8.0
+
+
 def test_who_hears_too_late_says_so_and_the_root_asks_further_ahead(tmp_path):
     there = There(tmp_path, every="auto")
     there.turns()

@@ -166,12 +166,12 @@ class Checkpointing:
         if decision is None or self._closing:
             return math.inf
         wait_s = math.inf if self._pausing is None else self._ask_pause(self._pausing)
-        if wanted is not None and wanted != self._written:
-            wait_s = self._write(decision, wanted)
-        if decision.live[0] == self._rank:
+        if decision.live[0] == self._rank:  # before it writes: what that takes is part of what a checkpoint costs
             while self._said:
                 self._rounds.heard(self._said.popleft())
             wait_s = min(wait_s, self._rounds.turn(decision, history, self._commits.read()[0]))
+        if wanted is not None and wanted != self._written:
+            wait_s = min(wait_s, self._write(decision, wanted))
         return wait_s
 
     def _write(self, decision: Decision, wanted: CheckpointWanted) -> float:
