@@ -49,6 +49,13 @@ def test_what_the_driver_is_given_reaches_it_as_it_is(tmp_path: Path):
     assert done.stdout.splitlines() == words
 
 
+def test_the_warning_does_not_end_what_is_still_starting():
+    """Python takes a second or two to import what it needs; until then the signal would kill it."""
+    text = written("driver.py").replace(f"exec {sys.executable} -m taskgraph", "kill -USR1 $$; exec echo")
+    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (0, "run --requeue driver.py\n"), done
+
+
 def test_a_job_that_would_begin_from_the_start_is_told_to():
     assert "begins from the start" in written("driver.py")
     assert "begins from the start" not in written("--checkpoint", "s3://b/c", "driver.py")

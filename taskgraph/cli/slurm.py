@@ -26,7 +26,8 @@ _SCRIPT = """\
 export OMP_NUM_THREADS={threads}
 
 # It picks the flags of mpirun, launches the job again on the hosts that are left, and after the signal above, or before
-# a preemption, ends it with a checkpoint and lets Slurm queue it again.
+# a preemption, ends it with a checkpoint and lets Slurm queue it again. Before it can do that, the signal is ignored.
+trap '' USR1
 exec {command}
 """
 
