@@ -21,6 +21,12 @@ class Pair:
     key: Path
 
 
+_USAGE_OF_AN_AUTHORITY = x509.KeyUsage(
+    key_cert_sign=True, crl_sign=True, digital_signature=False, content_commitment=False, key_encipherment=False,
+    data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+)  # fmt: skip
+
+
 class Authority:
     """Signs certificates; all files go into one directory."""
 
@@ -30,6 +36,7 @@ class Authority:
         self._name = _named(name)
         own = self._draft(self._name, self._key)
         own = own.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        own = own.add_extension(_USAGE_OF_AN_AUTHORITY, critical=True)
         self.cert = directory / f"{name}.pem"
         self.cert.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
@@ -55,6 +62,8 @@ class Authority:
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), False)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=1))
             .not_valid_after(now + dt.timedelta(days=1))

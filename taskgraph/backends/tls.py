@@ -75,6 +75,7 @@ class TlsFiles:
     def client(self) -> ssl.SSLContext:
         """Return what a client needs to trust the server and be trusted."""
         context = ssl.create_default_context(cafile=self.ca)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT  # of itself from Python 3.13 on
         context.load_cert_chain(self.client_cert, self.client_key)
         return context
 
@@ -102,9 +103,24 @@ def _sign(addresses: Sequence[str]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
             .subject_name(named(subject))
             .issuer_name(named("taskgraph run"))
             .public_key(key.public_key())
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - dt.timedelta(days=_SKEW_DAYS))
             .not_valid_after(now + dt.timedelta(days=_VALID_DAYS))
+        )
+
+    def usage(*, signs_certificates: bool) -> x509.KeyUsage:
+        return x509.KeyUsage(
+            digital_signature=not signs_certificates,
+            key_cert_sign=signs_certificates,
+            crl_sign=signs_certificates,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
         )
 
     def pem(certificate: x509.Certificate) -> bytes:
@@ -113,6 +129,7 @@ def _sign(addresses: Sequence[str]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     def pair(subject: str, names: Sequence[str], *usages: x509.ObjectIdentifier) -> tuple[bytes, bytes]:
         key = ec.generate_private_key(ec.SECP256R1())
         builder = draft(subject, key).add_extension(x509.ExtendedKeyUsage(list(usages)), critical=False)
+        builder = builder.add_extension(usage(signs_certificates=False), critical=True)
         if names:
             alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(name)) for name in names])
             builder = builder.add_extension(alternatives, critical=False)
@@ -124,6 +141,7 @@ def _sign(addresses: Sequence[str]) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     authority = ec.generate_private_key(ec.SECP256R1())
     own = draft("taskgraph run", authority)
     own = own.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    own = own.add_extension(usage(signs_certificates=True), critical=True)
     # etcd asks itself too, with the server's certificate, so that one is good for a client as well.
     server = pair("etcd", addresses, ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
     client = pair("rank", (), ExtendedKeyUsageOID.CLIENT_AUTH)
