@@ -17,9 +17,10 @@ from taskgraph.plan import adoption
 from taskgraph.plan.commit import UNBOUNDED, Contribution, Level, Verdict
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.delivery import Delivery
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import NO_END, Held, Known
 from taskgraph.plan.lineage import History
-from taskgraph.plan.messages import Copy, Farewell, Topic
+from taskgraph.plan.messages import Copy, Topic
 from taskgraph.plan.orders import (
     Conclude,
     Exit,
@@ -246,9 +247,9 @@ class Member:
 
     def concluded(self) -> Orders:
         """Leave, at the root, once the end is written where it has to be."""
-        return self.ended(Farewell(self._standing.end))
+        return self.ended(Ending(status=self._standing.end))
 
-    def ended(self, farewell: Farewell, *, everywhere: bool = True) -> Orders:
+    def ended(self, ending: Ending, *, everywhere: bool = True) -> Orders:
         """Leave because the job has ended.
 
         Parameters
@@ -260,8 +261,8 @@ class Member:
         self.phase = Phase.LEFT
         orders: list[Order] = []
         if everywhere and self.generation >= 0:
-            self._tree.around(Topic.LEAVE, farewell.encode(), orders)
-        return (*orders, Leave(farewell))
+            self._tree.around(Topic.LEAVE, ending.encode(), orders)
+        return (*orders, Leave(ending))
 
     # ---- messages ----
 
@@ -271,9 +272,9 @@ class Member:
             return NOTHING
         if topic is Topic.FENCED:
             self.phase = Phase.LEFT
-            return (Leave(Farewell(1)),)
+            return (Leave(Ending(status=1)),)
         if topic is Topic.LEAVE:
-            return self.ended(Farewell.decode(data))
+            return self.ended(Ending.decode(data))
         if self.phase is Phase.AWAY:
             return NOTHING
         orders: list[Order] = []

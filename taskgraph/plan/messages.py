@@ -38,37 +38,9 @@ class Topic(IntEnum):
     OVER_ACK = 11
     """Up: the whole subtree knows."""
     LEAVE = 12
-    """Everybody knows, or the end is in etcd (`Farewell`). Counts in any generation."""
+    """Everybody knows, or the end is in etcd: the `Ending`. Counts in any generation."""
     FENCED = 13
     """To a rank of a generation that is over: it is not in the newer one. Counts in any generation."""
-
-
-class Farewell(NamedTuple):
-    """How the job has ended, as far as those have to know who hear it from another rank.
-
-    Attributes
-    ----------
-    status
-        Of the job.
-    failed
-        It did not come to its end in order.
-    lost
-        As in `Ending`.
-    """
-
-    status: int
-    failed: bool = False
-    lost: bool = False
-
-    def encode(self) -> bytes:
-        """Return the message."""
-        return bytes(self)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Farewell:
-        """Read the message. Raises ValueError where it is none."""
-        status, failed, lost = data
-        return cls(status, bool(failed), bool(lost))
 
 
 class Copy(NamedTuple):

@@ -14,10 +14,11 @@ from __future__ import annotations
 from typing import NamedTuple, TypeAlias
 
 from taskgraph.ids import Epoch, Rank, TaskId
+from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.messages import Farewell, Topic
+from taskgraph.plan.messages import Topic
 
 
 class Send(NamedTuple):
@@ -146,7 +147,7 @@ class Conclude(NamedTuple):
 class Leave(NamedTuple):
     """Leave the job."""
 
-    farewell: Farewell
+    ending: Ending
 
 
 class Overtaken(NamedTuple):

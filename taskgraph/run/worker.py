@@ -22,7 +22,7 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.fence import may_act
 from taskgraph.plan.lineage import History
 from taskgraph.plan.member import Member, Phase
-from taskgraph.plan.messages import ALWAYS, Copy, Farewell, Fate, Topic, fate
+from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
@@ -45,16 +45,15 @@ _COMPOSING = (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)
 class Left(Exception):
     """The rank leaves the job. Internal to the worker."""
 
-    def __init__(self, farewell: Farewell) -> None:
-        super().__init__(farewell)
-        self._farewell = farewell
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self._ending = ending
 
     def status(self) -> int:
         """Return the status of a job that came to its end in order. Raises JobEnded for any other."""
-        status, failed, lost = self._farewell
-        if failed:
-            raise JobEnded(Ending(status=status, message="the job has failed, says another rank", lost=lost))
-        return status
+        if self._ending.message:
+            raise JobEnded(self._ending)
+        return self._ending.status
 
 
 class Worker:
@@ -149,9 +148,7 @@ class Worker:
 
     def _pass_on(self, ended: JobEnded) -> None:
         """Tell the ranks around this one: they may be cut off from etcd."""
-        ending = ended.ending
-        farewell = Farewell(ending.status, bool(ending.message), ending.lost)
-        for order in self._member.ended(farewell, everywhere=ended.everywhere):
+        for order in self._member.ended(ended.ending, everywhere=ended.everywhere):
             if isinstance(order, do.Send):
                 self._send(order)
 
@@ -291,7 +288,7 @@ class Worker:
         return self._member.concluded()
 
     def _leave(self, order: do.Leave) -> None:
-        raise Left(order.farewell)
+        raise Left(order.ending)
 
     def _overtaken(self, order: do.Overtaken) -> None:
         raise EpochAborted

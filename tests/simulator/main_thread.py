@@ -16,7 +16,7 @@ from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.lineage import is_valid
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.member import Phase
-from taskgraph.plan.messages import ALWAYS, Farewell, Fate, Topic, fate
+from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
 from taskgraph.plan.succession import Over
 from tests.simulator.graphs import Graphs
 from tests.simulator.parts import Rank, Slot
@@ -250,8 +250,8 @@ class MainThreads:
             rank.orders.extend(rank.member.concluded())
 
     def _leave(self, rank: Rank, order: orders.Leave) -> None:
-        self._world.log("rank %d leaves with status %d", rank.number, order.farewell.status)
-        rank.left = order.farewell.status
+        self._world.log("rank %d leaves with status %d", rank.number, order.ending.status)
+        rank.left = order.ending.status
         self._world.checks.left(rank)
 
     def _overtaken(self, rank: Rank, order: orders.Overtaken) -> None:
@@ -266,7 +266,7 @@ class MainThreads:
                     self._world.after(1 + max(0.0, rank.stopped_until - self._world.now), leave)
                     return
                 rank.orders.clear()
-                rank.orders.extend(rank.member.ended(Farewell(ending.status), everywhere=everywhere))
+                rank.orders.extend(rank.member.ended(ending, everywhere=everywhere))
                 rank.abort = -1
                 rank.offered = None
                 self.poll(rank)
