@@ -24,7 +24,7 @@ PROGRAM = """
 
 def test_a_rank_that_is_gone_before_mpi_was_finalized_keeps_no_other_from_ending(mpirun):
     done = mpirun.run(PROGRAM.format(afterwards="os._exit(0)"), ranks=3, ulfm=True)
-    said = [line for line in done.stderr.splitlines() if not line.startswith("[warn] Epoll")]  # libevent, of the launcher
+    said = [line for line in done.stderr.splitlines() if not line.startswith("[warn] Epoll")]  # libevent
     assert said == []
 
 
