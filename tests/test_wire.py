@@ -55,6 +55,14 @@ def test_copies_keep_their_order_whatever_their_length(scenario):
     assert scenario("copies_keep_their_order") == ["in order True"]
 
 
+def test_an_urgent_message_in_pieces_outlives_its_generation(scenario):
+    assert scenario("an_urgent_message_outlives_its_generation") == ["whole True"]
+
+
+def test_a_copy_that_waited_behind_the_last_one_of_a_generation_arrives_with_the_next(scenario):
+    assert scenario("a_copy_behind_the_last_of_a_generation_arrives") == ["came [b'of the next']"]
+
+
 def test_nothing_is_left_of_a_wire_after_close(scenario):
     assert scenario("nothing_is_left_after_close") == ["closed"] * 2
 

@@ -19,6 +19,7 @@ from taskgraph.errors import GraphError, UsageError
 
 cnp.import_array()
 
+
 cdef class Port:
     cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1:
         """Take a value to the rank at the other end: an exact, plain ndarray, or any other object."""

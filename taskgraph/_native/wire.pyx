@@ -95,7 +95,7 @@ cdef class Wire(Sender):
     cdef int64_t spin_ns, doze_ns, idle_ns
     cdef int64_t looked         # when, last
     cdef dict peers
-    cdef dict pieces            # rank -> the beginning of a control message that comes in several
+    cdef dict pieces            # (rank, topic) -> the beginning of a control message that comes in several
     cdef dict copies            # rank -> deque of the copies from it that are not handed over yet
     cdef Receives receives
     cdef int closed             # place of the receive to be opened again before the next look; -1: none
@@ -229,12 +229,14 @@ cdef class Wire(Sender):
         self.generation = generation
         self.give_back()
         self.sends.await_none()
-        self.pieces.clear()
+        self.pieces = {key: parts for key, parts in self.pieces.items() if key[1] in self.urgent}
         self.sends.reap()
         self.protected.clear()
 
     def deliver_early(self):
         """Deliver what came for this generation before it was adopted here."""
+        for source in list(self.copies):        # what lies behind one whose delivery ended the generation before
+            self.hand_copies(source)
         early, self.later = self.later, []
         for source, generation, kind, more, channel, epoch, memory in early:
             self.sort(source, generation, kind, more, channel, epoch, memory)
@@ -353,12 +355,12 @@ cdef class Wire(Sender):
     cdef int hand_copies(self, int source) except -1:
         """Hand over the copies from a rank that are complete, up to the first that is not."""
         cdef Arriving first
-        arriving = self.copies[source]
-        while arriving:
-            first = arriving[0]
+        queue = self.copies[source]
+        while queue:
+            first = queue[0]
             if first.parts:
                 return 0
-            arriving.popleft()
+            queue.popleft()
             self.sort(source, first.generation, COPY, False, first.channel, first.epoch, first.memory)
         return 0
 
@@ -464,10 +466,10 @@ cdef class Wire(Sender):
 
     cdef int hand_control(self, int source, bint more, uint64_t topic, uint64_t epoch, bytes data) except -1:
         if more:
-            self.pieces.setdefault(source, []).append(data)
+            self.pieces.setdefault((source, topic), []).append(data)
             return 0
-        if source in self.pieces:
-            data = b"".join([*self.pieces.pop(source), data])
+        if self.pieces and (source, topic) in self.pieces:
+            data = b"".join([*self.pieces.pop((source, topic)), data])
         self.handlers.on_control(source, topic, epoch, data)
         return 0
 

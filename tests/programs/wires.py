@@ -33,7 +33,7 @@ COMM.Set_errhandler(MPI.ERRORS_RETURN)
 class Line:
     """A wire to the other rank, with what came in."""
 
-    def __init__(self, spin_s: float = SPIN_S) -> None:
+    def __init__(self, spin_s: float = SPIN_S, on_copy: Callable[[], None] = lambda: None) -> None:
         self.word = memoryview(bytearray(8)).cast("q")
         self.epoch = Epoch(Codec())
         self.controls: list[tuple[int, int, int, bytes]] = []
@@ -45,7 +45,7 @@ class Line:
             Codec(),
             Handlers(
                 lambda *control: self.controls.append(control),
-                lambda source, frames: self.copies.append((source, frames)),
+                lambda source, frames: (on_copy(), self.copies.append((source, frames))),
                 lambda source, generation: None,
                 lambda rank: None,
             ),
@@ -209,6 +209,66 @@ def copies_keep_their_order() -> None:
         line.wire.send_control(0, 0, 0, b"done")
     WORLD.Barrier()
     line.wire.close()
+
+
+def an_urgent_message_outlives_its_generation() -> None:
+    """The end of a job may take several pieces to tell, and come while the generation changes."""
+    line, said = Line(), bytes(range(256)) * 100
+    line.wire.urgent = frozenset({12})
+    if RANK == 0:
+        line.wire.send_control(1, 7, 0, said)  # no more than the beginning of it is read: it is dropped
+        line.wire.send_control(1, 12, 0, said)
+        line.pump_until(lambda: bool(line.controls))
+    else:
+        before = 0
+        while before < 10:  # seven pieces of the first, then some of the second
+            before += line.wire.serve()
+        line.controls.clear()
+        line.wire.adopt(1)
+        line.wire.deliver_early()
+        while not line.controls:
+            line.wire.serve()
+        print("whole", line.controls == [(0, 12, 0, said)])
+        line.wire.adopt(0)
+        line.wire.send_control(0, 0, 0, b"done")
+    WORLD.Barrier()
+    line.wire.close()
+
+
+def a_copy_behind_the_last_of_a_generation_arrives() -> None:
+    """Handing the first over ends the epoch; nothing else comes from there that would bring the second to mind."""
+    if RANK == 0:
+        line = Line()
+        line.wire.send_copy(1, [np.zeros(32 << 20, "u1")])
+        line.wire.adopt(1)
+        line.wire.send_copy(1, [b"of the next"])
+        line.pump_until(lambda: bool(line.controls))
+    else:
+        line = Line(on_copy=abort_once())
+        try:
+            line.wire.pump()
+            line.pump_until(lambda: False)
+        except EpochAborted:
+            line.wire.adopt(1)
+        line.wire.deliver_early()
+        end = time.monotonic() + 5
+        while not line.copies and time.monotonic() < end:
+            line.wire.serve()
+        print("came", [bytes(frames[0]) for _, frames in line.copies])
+        line.wire.send_control(0, 0, 0, b"done")
+    WORLD.Barrier()
+    line.wire.close()
+
+
+def abort_once() -> Callable[[], None]:
+    """Return what raises the first time it is called."""
+    left = [EpochAborted]
+
+    def call() -> None:
+        if left:
+            raise left.pop()
+
+    return call
 
 
 def nothing_is_left_after_close() -> None:
