@@ -35,7 +35,9 @@ cdef class Loan:
         cdef ndarray array
         if isinstance(thing, ndarray):          # not by its buffer: dates, for one, have none
             array = thing
-            if not (array.flags.c_contiguous or array.flags.f_contiguous) or (writable and not array.flags.writeable):
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array)) or (
+                writable and not cnp.PyArray_ISWRITEABLE(array)
+            ):
                 raise ValueError(f"an array of shape {thing.shape} that is not contiguous{' and writable' * writable}")
             self.spans[i].origin = <char*>cnp.PyArray_DATA(array)
             self.spans[i].nbytes = cnp.PyArray_NBYTES(array)

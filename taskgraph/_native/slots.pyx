@@ -131,6 +131,10 @@ cdef class SlotTable:
         """The lowest generation that may still change a slot."""
         return load(self.words + WORDS)
 
+    def admits(self, uint64_t generation):
+        """Tell whether a generation is not below the floor."""
+        return load(self.words + WORDS) <= generation
+
     @property
     def held_back(self):
         """The boundary whose snapshots `free_below` leaves, for somebody who copies them elsewhere; -1: none."""
@@ -346,11 +350,16 @@ cdef class SlotTable:
                 result.append(stamp)
         return result
 
-    def refuses(self, int64_t task, int64_t boundary, uint64_t wrote, int room):
-        """Tell why a snapshot of a task is not begun: HELD or FULL, there are `room` whole ones of it; 0: it may be."""
+    def refuses(self, int64_t task, int64_t boundary, uint64_t wrote, int room, uint64_t generation):
+        """Tell why a snapshot of a task is not begun in a generation; 0: it may be.
+
+        FENCED: the generation is over. HELD: it is here. FULL: there are `room` whole ones of the task.
+        """
         cdef int i, count = 0
         cdef uint64_t now
         cdef uint64_t* word
+        if load(self.words + WORDS) > generation:
+            return FENCED
         for i in range(<int>self.used()):
             word = self.line(i)
             now = load(word)

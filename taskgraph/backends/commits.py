@@ -20,6 +20,7 @@ LINE = 128
 _RECORD = struct.Struct("<7q")  # five of `Known`, then generation and status of `Over`
 _CHECK = struct.Struct("<I")
 _ROOM = LINE // 2
+_WHOLE = _RECORD.size + _CHECK.size
 _NOT_OVER = Over(-1, 0)
 
 
@@ -75,7 +76,7 @@ class Commits:
         record = _RECORD.pack(*self._known, self._over.generation, self._over.status)
         at = index * LINE + self._turn * _ROOM
         self._turn = 1 - self._turn
-        self._memory[at : at + len(record) + _CHECK.size] = record + _CHECK.pack(crc32(record) | 1)
+        self._memory[at : at + _WHOLE] = record + _CHECK.pack(crc32(record) | 1)
 
     def _records(self) -> Iterator[tuple[int, ...]]:
         for at in range(0, len(self._memory), _ROOM):

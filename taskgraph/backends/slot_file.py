@@ -121,19 +121,9 @@ class Held(NamedTuple):
     """Which content of that slot it is."""
 
 
-def encode(held: Held, run: bytes, layout: Layout) -> bytes:
-    """Return the first bytes of a file, up to the history's end."""
-    fixed = _HEAD.pack(
-        _MAGIC, held.cycle, run, held.task, held.boundary, held.generation, held.note, held.form,
-        layout.block, len(held.lengths), len(held.history), layout.history_room, held.checksum,
-    )  # fmt: skip
-    rest = _rest(layout.rooms, held.lengths, held.history)
-    return fixed + _CHECK.pack(digest(fixed + rest)) + rest
-
-
 @functools.lru_cache(1024)
 def _rest(rooms: tuple[int, ...], lengths: tuple[int, ...], history: History) -> bytes:
-    """Return what follows the check; as a rule it is that of the snapshot before."""
+    """Return what follows the head; as a rule it is that of the snapshot before."""
     pairs = [number for pair in history for number in pair]
     return struct.pack(f"<{len(rooms)}Q{len(lengths)}Q{'Qq' * len(history)}", *rooms, *lengths, *pairs)
 
@@ -151,7 +141,8 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
         return None
     if end > len(start):
         start += os.pread(descriptor, end - len(start), len(start))
-    if len(start) < end or digest(start[:_CHECK_AT] + start[_META:end]) != _CHECK.unpack_from(start, _CHECK_AT)[0]:
+    unchecked = start[:_CHECK_AT] + bytes(_CHECK.size) + start[_META:end]
+    if len(start) < end or digest(unchecked) != _CHECK.unpack_from(start, _CHECK_AT)[0]:
         return None
     numbers = struct.unpack_from(f"<{2 * parts}Q", start, _META)
     layout = Layout.of(block, numbers[:parts], history_room)
@@ -199,10 +190,23 @@ class SlotFile:
         blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at, lengths, writable=False)
         return cls(layout, memory, blocks)
 
-    def write_head(self, held: Held, run: bytes) -> None:
-        """Say what the slot holds, before it is made whole."""
-        content = encode(held, run, self.layout)
-        self.memory[: len(content)] = content
+    def write_head(
+        self,
+        cycle: int,
+        run: bytes,
+        task: TaskId,
+        boundary: Epoch,
+        generation: Generation,
+        note: int,
+        history: History,
+        form: int,
+        lengths: tuple[int, ...],
+    ) -> int:
+        """Say what the slot holds, before it is made whole. Return the checksum of the snapshot."""
+        rest = _rest(self.layout.rooms, lengths, history)
+        return self.blocks.write_head(
+            cycle, run, task, boundary, generation, note, form, len(history), self.layout.history_room, rest
+        )
 
 
 def _aligned(nbytes: int) -> int:

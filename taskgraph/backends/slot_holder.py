@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,19 @@ from taskgraph.backends.slots import Refusal, SlotDir
 from taskgraph.ids import Epoch, Generation, TaskId
 
 _Fill: TypeAlias = Callable[[Blocks, Blocks | None], bool]
+
+
+_REFUSALS = {native.FENCED: Refusal.FENCED, native.HELD: Refusal.HELD, native.FULL: Refusal.FULL}
+
+
+class Draft(NamedTuple):
+    """What is to be written: as in `Held`."""
+
+    boundary: Epoch
+    generation: Generation
+    note: int
+    history: History
+    lengths: tuple[int, ...]
 
 
 class Holder:
@@ -48,6 +61,7 @@ class Holder:
         self.task = task
         self.form = form
         self._block = block
+        self._run = self._table.run
         self._pool = SlotPool(slots, task, form, block, at_once=at_once)
         self._version = 0
         self._newest: Held | None = None
@@ -93,7 +107,7 @@ class Holder:
         lengths = tuple([part.nbytes if isinstance(part, np.ndarray | memoryview) else len(part) for part in parts])
         if not self.form.accepts(lengths):
             raise ValueError(f"task {self.task} protects arrays of {self.form.sizes} bytes and was given {lengths}")
-        draft = Held(self.task, boundary, generation, note, history, self.form.digest, 0, lengths, -1, -1)
+        draft = Draft(boundary, generation, note, history, lengths)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
             blocks.write(parts, old, self._version)
@@ -136,10 +150,7 @@ class Holder:
             if old is None:
                 return Refusal.NO_BASE
         pieces = list(frames)
-        draft = Held(
-            self.task, head.boundary, head.generation, head.note, head.history, head.form, head.checksum,
-            head.lengths, -1, -1,
-        )  # fmt: skip
+        draft = Draft(head.boundary, head.generation, head.note, head.history, head.lengths)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
             whole = blocks.apply(head.lengths, head.runs, pieces, old, self._version)
@@ -150,48 +161,40 @@ class Holder:
         return done if isinstance(done, Refusal) else done.held
 
     def _put(
-        self, draft: Held, generation: Generation, base: Held | None, old: Blocks | None, fill: _Fill
+        self, draft: Draft, generation: Generation, base: Held | None, old: Blocks | None, fill: _Fill
     ) -> Snapshot | Refusal:
         """Begin a slot, fill it, complete it."""
-        begun = self._begin(draft, generation)
-        if isinstance(begun, Refusal):
-            return begun
-        index, cycle = begun
-        slot = self._pool.own[index].file
+        table, (boundary, wrote, note, history, lengths) = self._table, draft
+        refused = table.refuses(self.task, boundary, wrote, self._slots.room, generation)
+        cycle = native.GONE
+        while not refused and cycle == native.GONE:
+            index = self._pool.ready(lengths, len(history))
+            cycle = table.begin(index, generation)
+            refused = cycle if cycle == native.FENCED else 0
+        if refused:
+            return _REFUSALS[refused]
+        own = self._pool.own[index]
+        slot = own.file
         self._version += 1
         try:
             good = fill(slot.blocks, old)
-            if base is not None and old is not None and not self._table.is_whole(base.slot, base.cycle):
+            if base is not None and old is not None and not table.is_whole(base.slot, base.cycle):
                 refusal = Refusal.NO_BASE
             elif not good:
                 refusal = Refusal.DAMAGED
             else:
-                checksum = slot.blocks.checksum(self.form.digest)
-                held = Held(*draft[:6], checksum, draft.lengths, index, cycle)
-                slot.write_head(held, self._table.run)
-                if self._table.complete(index, cycle, generation, held.boundary, held.generation) == native.FENCED:
+                form = self.form.digest
+                checksum = slot.write_head(cycle, self._run, self.task, boundary, wrote, note, history, form, lengths)
+                if table.complete(index, cycle, generation, boundary, wrote) == native.FENCED:
                     return Refusal.FENCED
-                self._newest = self._pool.own[index].held = held
+                held = Held(self.task, boundary, wrote, note, history, form, checksum, lengths, index, cycle)
+                self._newest = own.held = held
                 return Snapshot(held, base if old else None, slot.blocks.changes(), slot)
         except BaseException:
-            self._table.cancel(index, cycle)
+            table.cancel(index, cycle)
             raise
-        self._table.cancel(index, cycle)
+        table.cancel(index, cycle)
         return refusal
-
-    def _begin(self, draft: Held, generation: Generation) -> tuple[int, int] | Refusal:
-        if not self._slots.admits(generation):
-            return Refusal.FENCED
-        refused = self._table.refuses(self.task, draft.boundary, draft.generation, self._slots.room)
-        if refused:
-            return Refusal.HELD if refused == native.HELD else Refusal.FULL
-        while True:
-            index = self._pool.ready(draft.lengths, len(draft.history))
-            cycle = self._table.begin(index, generation)
-            if cycle == native.FENCED:
-                return Refusal.FENCED
-            if cycle != native.GONE:
-                return index, cycle
 
     def _base(self, held: Held | None) -> Blocks | None:
         """Return the blocks of a snapshot while it is there: ours as we know them, another's mapped for this once."""

@@ -7,7 +7,7 @@ or of a pool that was closed, is taken over, with its memory, once it holds noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskgraph._native import slots as native
@@ -106,20 +106,20 @@ class SlotPool:
         UsageError
             It needs more room than there is.
         """
-        free = next(self._free(), None)
+        for index, own in self.own.items():
+            if self._table.is_free(index) and own.file.layout.fits(lengths, pairs):
+                return index
+        free = self._free()
         if free is None and len(self.own) < self._slots.room:
             self._adopt()
-            free = next(self._free(), None)
+            free = self._free()
         if free is None:
             free = self._add()
-        if self.own[free].file.layout.fits(lengths, pairs):
-            return free
-        fitting = (index for index in self._free() if self.own[index].file.layout.fits(lengths, pairs))
-        found = next(fitting, None)
-        return self._grow(free, lengths, pairs) if found is None else found
+        fits = self.own[free].file.layout.fits(lengths, pairs)
+        return free if fits else self._grow(free, lengths, pairs)
 
-    def _free(self) -> Iterator[int]:
-        return (index for index in self.own if self._table.is_free(index))
+    def _free(self) -> int | None:
+        return next((index for index in self.own if self._table.is_free(index)), None)
 
     def _grow(self, index: int, lengths: Sequence[int], pairs: int) -> int:
         """Replace the file of a free slot by a larger one, with some room to grow further."""

@@ -54,6 +54,8 @@ class SlotDir:
         self.room = KEPT
         """Slots that a task has: one more where boundaries are held back, so that nobody waits for these."""
         self.table = table
+        self.admits = table.admits
+        """Whether a generation is not over here: ask before an ack, a contribution to a commit, a `committed`."""
         self.owner = owner_word(Process.current())
         self._prefix = str(self.file(0)).removesuffix("0")
 
@@ -107,10 +109,6 @@ class SlotDir:
     def raise_floor(self, generation: Generation) -> None:
         """End all older generations on this host, for good. What is whole afterwards is all they have left."""
         self.table.raise_floor(generation)
-
-    def admits(self, generation: Generation) -> bool:
-        """Whether a generation is not over here: ask before an ack, a contribution to a commit, a `committed`."""
-        return self.table.floor <= generation
 
     # ---- what is held back ----
 

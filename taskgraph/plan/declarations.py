@@ -14,20 +14,26 @@ from taskgraph.program.graph import TaskGraph
 
 
 class Declarations:
-    """What the tasks of the job have composed, as far as the root has heard."""
+    """What the tasks of the job have composed, as far as the root has heard.
+
+    Attributes
+    ----------
+    are_unchecked
+        Whether something changed and no graph with it was returned yet.
+    """
 
     def __init__(self, ranks: Iterable[Rank]) -> None:
         self._ranks = frozenset(ranks)
         self._graphs: dict[TaskId, TaskGraph] = {}
         self._composed: set[Rank] = set()
         self._epoch: Epoch = 0
-        self._changed = False
+        self.are_unchecked = False
 
     def declared(self, epoch: Epoch, graphs: Mapping[TaskId, TaskGraph]) -> None:
         """Take the compositions of some tasks that changed in `epoch`."""
         self._enter(epoch)
         self._graphs.update(graphs)
-        self._changed = True
+        self.are_unchecked = True
 
     def composed(self, epoch: Epoch, rank: Rank) -> Mapping[TaskId, TaskGraph] | None:
         """Note that `rank` has composed `epoch`; return the graph if it is complete and was not checked yet.
@@ -51,7 +57,7 @@ class Declarations:
             self._composed = set()
 
     def _take(self) -> Mapping[TaskId, TaskGraph] | None:
-        if not self._changed:
+        if not self.are_unchecked:
             return None
-        self._changed = False
+        self.are_unchecked = False
         return dict(self._graphs)

@@ -169,9 +169,11 @@ class Member:
     def _go_on(self, orders: list[Order]) -> Orders:
         """Do what comes next between two epochs, as far as it can be done."""
         snapshots, standing = self._snapshots, self._standing
-        if not self._contributed and not snapshots.can_begin:
+        begins = snapshots.can_begin
+        if not begins and not self._contributed:
             self._contribute(orders)
-        if snapshots.are_pending and snapshots.can_begin:
+            begins = snapshots.can_begin
+        if begins:
             orders.append(self._snapshot())
             self.phase = Phase.SAVING
         elif standing.committed < self.boundary or snapshots.are_pending:

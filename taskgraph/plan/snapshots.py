@@ -26,8 +26,11 @@ class Snapshots:
         self.tasks = decision.layout.primaries_of(rank)
         self._replication = Replication(decision, host, self.tasks)
         self._boundary = decision.boundary
-        self._kept = adoption.valid_of(self.tasks, held, history)
-        self.restore = adoption.to_restore(decision, rank, self._kept)
+        valid = adoption.valid_of(self.tasks, held, history)
+        self.restore = adoption.to_restore(decision, rank, valid)
+        self._kept: dict[Epoch, dict[TaskId, Held]] = {}
+        for slot in valid.values():
+            self._keep(slot)
         self._pending = self.restore.rebuild if isinstance(self.restore, Restore) else ()
 
     @property
@@ -43,7 +46,7 @@ class Snapshots:
     @property
     def can_begin(self) -> bool:
         """Whether one is due, and a slot is free for it."""
-        return bool(self._pending) and grid.has_room(len({boundary for _, boundary in self._kept}))
+        return bool(self._pending) and grid.has_room(len(self._kept))
 
     def reached(self, boundary: Epoch, every: int) -> None:
         """Note that the rank has reached a boundary: a snapshot may be due."""
@@ -52,25 +55,29 @@ class Snapshots:
 
     def must_have(self, boundary: Epoch) -> None:
         """Make the snapshot of `boundary` due, unless it has been taken: there the job ends, on the grid or not."""
-        if any((task, boundary) not in self._kept for task in self.tasks):
+        if any(self.find(task, boundary) is None for task in self.tasks):
             self._pending = self.tasks
 
     def begin(self, generation: Generation, end: int) -> tuple[Held, ...]:
         """Return the stamps of those that are due."""
-        slots = tuple(Held(task, self._boundary, generation, end) for task in self._pending)
+        slots = tuple([Held(task, self._boundary, generation, end) for task in self._pending])
         for slot in slots:
-            self._kept[slot.task, slot.boundary] = slot
+            self._keep(slot)
         return slots
+
+    def _keep(self, slot: Held) -> None:
+        self._kept.setdefault(slot.boundary, {})[slot.task] = slot
 
     def taken(self) -> list[Sending]:
         """Note that those that were due are whole; return who gets them."""
-        slots = [self._kept[task, self._boundary] for task in self._pending]
+        kept = self._kept[self._boundary]
+        slots = [kept[task] for task in self._pending]
         self._pending = ()
         return self._replication.saved(slots, self._boundary)
 
     def restored(self) -> list[Sending]:
         """Note that the state is restored; return what holders lack of what is there."""
-        sendings = self._replication.refill(self._kept.values())
+        sendings = self._replication.refill(slot for kept in self._kept.values() for slot in kept.values())
         if not self._pending:
             self._replication.saved((), self._boundary)
         return sendings
@@ -81,9 +88,9 @@ class Snapshots:
 
     def free_below(self, safe: Epoch) -> None:
         """Forget what the host frees: all below a boundary that is safe."""
-        for key in [key for key in self._kept if key[1] < safe]:
-            del self._kept[key]
+        for boundary in [boundary for boundary in self._kept if boundary < safe]:
+            del self._kept[boundary]
 
     def find(self, task: TaskId, boundary: Epoch) -> Held | None:
         """Return the stamp of one that is still kept."""
-        return self._kept.get((task, boundary))
+        return self._kept.get(boundary, {}).get(task)

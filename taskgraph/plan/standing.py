@@ -77,7 +77,8 @@ class Standing:
 
     def decided(self, said: Verdict, orders: list[Order]) -> None:
         """Take that an epoch is finished on every rank."""
-        self.tree.down(Topic.VERDICT, said.encode(), orders)
+        if not self.tree.is_leaf:
+            self.tree.down(Topic.VERDICT, said.encode(), orders)
         self.committed = said.epoch + 1
         self._unheard = False
         if said.last:
@@ -115,6 +116,7 @@ class Standing:
 
     def take_level(self, level: Level, orders: list[Order]) -> None:
         """Take, and pass down, how far the job has got."""
-        self.tree.down(Topic.LEVEL_DOWN, level.encode(), orders)
+        if not self.tree.is_leaf:
+            self.tree.down(Topic.LEVEL_DOWN, level.encode(), orders)
         self._unheard = False
         self.hear(level.safe, level.delivered, orders)

@@ -17,8 +17,8 @@ class Tree:
 
     Attributes
     ----------
-    is_root
-        Whether no rank is above.
+    is_root, is_leaf
+        Whether no rank is above, or none below.
     """
 
     def __init__(self, decision: Decision, rank: Rank) -> None:
@@ -26,6 +26,7 @@ class Tree:
         self.is_root = place.parent is None
         self._parent = place.parent
         self._children = place.children
+        self.is_leaf = not place.children
         self._reduction = Reduction(place.children)
         self._said = NOWHERE
         self._acknowledged: set[Rank] = set()

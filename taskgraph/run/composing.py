@@ -75,7 +75,7 @@ class Composing:
         if changed:
             self._epoch.connect([replica.context.processors for replica in self._replicas.primaries])
             self._declare(epoch, changed)
-        if self._declarations is not None:
+        if self._declarations is not None and self._declarations.are_unchecked:
             self._check_whole(epoch, self._declarations.composed(epoch, self._rank))
         if self._asked == epoch:
             self._say_composed(epoch)
@@ -99,7 +99,7 @@ class Composing:
     def finished(self, epoch: Epoch) -> None:
         """Take, at the root, that all ranks have finished an epoch: its graph is known as a whole."""
         # Else it was run in an older generation, or is none: some of the first one may have been declared by now.
-        if self._declarations is not None and epoch == self._composed >= 0:
+        if self._declarations is not None and self._declarations.are_unchecked and epoch == self._composed >= 0:
             self._check_whole(epoch, self._declarations.finished(epoch))
 
     def _declare(self, epoch: Epoch, graphs: Mapping[TaskId, TaskGraph]) -> None:
@@ -116,7 +116,12 @@ class Composing:
     def _ask_when_idle(self) -> None:
         """At the root: should the epoch come to a halt, find out whether its graph is to blame."""
         if self._transport is not None:
-            self._transport.on_idle = lambda: self._ask(self._composed)
+            self._transport.on_idle = self._ask_all
+
+    def _ask_all(self) -> None:
+        assert self._declarations is not None
+        self._check_whole(self._composed, self._declarations.composed(self._composed, self._rank))
+        self._ask(self._composed)
 
     def _ask(self, epoch: Epoch) -> None:
         for child in self._children:

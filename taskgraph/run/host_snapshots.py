@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from taskgraph.backends.commits import Commits
@@ -20,7 +20,7 @@ from taskgraph.plan.manifest import Name
 from taskgraph.plan.relaunch import failures_before
 from taskgraph.plan.succession import Over
 from taskgraph.run import copies
-from taskgraph.run.replicas import Replica
+from taskgraph.run.replicas import Replica, Replicas
 from taskgraph.run.slot_note import delivered_of, end_of, note
 from taskgraph.run.task_files import TaskFiles
 
@@ -40,6 +40,7 @@ class HostSnapshots:
 
     def __init__(self, slots: SlotDir, commits: Commits, index: int, checkpoints: TaskFiles | None = None) -> None:
         self._slots = slots
+        self.admits = slots.admits
         self._commits = commits
         self._index = index
         self._checkpoints = checkpoints
@@ -48,11 +49,6 @@ class HostSnapshots:
         self._resumed: dict[TaskId, Slot] = {}
         self._generation: Generation = 0
         self._lineage: tuple[tuple[Generation, Epoch], ...] = ()
-
-    @property
-    def floor(self) -> Generation:
-        """The lowest generation that may still change anything on this host."""
-        return self._slots.floor
 
     def held(self) -> Collection[Held]:
         """Return the whole snapshots of the host."""
@@ -88,22 +84,21 @@ class HostSnapshots:
             if not is_valid(slot.boundary, slot.generation, history):
                 self._slots.free(slot, generation)
 
-    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+    def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
-        by_task = {replica.id: replica for replica in replicas}
         for slot, delivered in zip(order.slots, order.delivered, strict=True):
-            replica, holder = by_task[slot.task], self._holders[slot.task]
-            taken = holder.write(
-                slot.boundary,
-                slot.generation,
-                parts(replica),
-                note=note(delivered, slot.end),
+            task, boundary, generation, end = slot
+            taken = self._holders[task].write(
+                boundary,
+                generation,
+                parts(replicas[task]),
+                note=note(delivered, end),
                 history=self._lineage,
-                base=self._resumed.pop(slot.task, None),
+                base=self._resumed.pop(task, None) if self._resumed else None,
             )
             if isinstance(taken, Refusal):
-                raise self._refused(taken, f"boundary {slot.boundary} of task {slot.task} was not saved")
-            self._taken[slot[:3]] = taken
+                raise self._refused(taken, f"boundary {boundary} of task {task} was not saved")
+            self._taken[task, boundary, generation] = taken
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.
@@ -178,7 +173,7 @@ class HostSnapshots:
 
 def parts(replica: Replica) -> list[Any]:
     """Return the state of a task as the parts of its form: arrays, then byte strings."""
-    return [*replica.arrays, *(saved.save() for saved in replica.saved)]
+    return [*replica.arrays, *[saved.save() for saved in replica.saved]]
 
 
 def stamp(slot: Slot) -> Held:

@@ -45,6 +45,8 @@ class Replica:
         What it protects, by name, in the order declared.
     arrays, saved
         The arrays of it, and the rest.
+    hears_commits
+        Whether its `committed` does anything.
     """
 
     id: TaskId
@@ -53,11 +55,13 @@ class Replica:
     state: Mapping[str, NDArray[Any] | Saved]
     arrays: list[NDArray[Any]] = field(init=False)
     saved: list[Saved] = field(init=False)
+    hears_commits: bool = field(init=False)
     _context: Context | None = field(default=None)
 
     def __post_init__(self) -> None:
         self.arrays = [value for value in self.state.values() if isinstance(value, np.ndarray)]
         self.saved = [value for value in self.state.values() if isinstance(value, Saved)]
+        self.hears_commits = getattr(self.task.committed, "__func__", None) is not Task.committed
 
     @property
     def context(self) -> Context:
@@ -125,6 +129,9 @@ class Replicas:
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._all.values())
+
+    def __getitem__(self, task: TaskId) -> Replica:
+        return self._all[task]
 
     def adopt(self, restore: Restore, generation: Generation, maker: EndMaker, snapshots: Fills) -> dict[TaskId, Epoch]:
         """Become what a generation says: fill or rebuild what this rank runs, make what it backs up, drop the rest.
@@ -206,8 +213,9 @@ class Replicas:
     def committed(self, task: TaskId, start: Epoch, stop: Epoch) -> None:
         """Tell a task which epochs will not run again: from `start` up to `stop`, which is not one of them."""
         replica = self._all[task]
-        for epoch in range(start, stop):
-            self._call(replica, partial(replica.task.committed, epoch))
+        if replica.hears_commits:
+            for epoch in range(start, stop):
+                self._call(replica, partial(replica.task.committed, epoch))
 
     def exit(self, tasks: Iterable[TaskId]) -> None:
         """Tell tasks that the job is over."""

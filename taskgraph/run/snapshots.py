@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from taskgraph.ids import Epoch, Generation, TaskId
@@ -11,15 +11,14 @@ from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
 from taskgraph.run.copies import ArrivedCopy
-from taskgraph.run.replicas import Replica
+from taskgraph.run.replicas import Replica, Replicas
 
 
 class Snapshots(Protocol):
     """Whole snapshots in the shared memory of the host, and how far they count."""
 
-    @property
-    def floor(self) -> Generation:
-        """The lowest generation that may still change anything on this host."""
+    def admits(self, generation: Generation) -> bool:
+        """Tell whether a generation may still change anything on this host."""
 
     def held(self) -> Collection[Held]:
         """Return the whole snapshots of the host."""
@@ -30,7 +29,7 @@ class Snapshots(Protocol):
     def declare(self, replica: Replica) -> None:
         """Make room for the snapshots of a task. Raises UsageError where there is too little."""
 
-    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+    def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
@@ -72,7 +71,9 @@ class Snapshots(Protocol):
 class NoSnapshots:
     """For a job in one process: what would be lost with it is not worth keeping."""
 
-    floor: Generation = 0
+    def admits(self, generation: Generation) -> bool:
+        """Return True."""
+        return True
 
     def held(self) -> Collection[Held]:
         """Return nothing."""
@@ -85,7 +86,7 @@ class NoSnapshots:
     def declare(self, replica: Replica) -> None:
         """Do nothing."""
 
-    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+    def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Do nothing."""
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:

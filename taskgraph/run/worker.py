@@ -19,7 +19,6 @@ from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.fence import may_act
 from taskgraph.plan.lineage import History
 from taskgraph.plan.member import Member, Phase
 from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
@@ -193,8 +192,9 @@ class Worker:
         """Carry orders out, and return what the answer to the last of them brings."""
         answer: Orders = ()
         ends = bool(orders) and isinstance(orders[-1], do.Leave)  # that holds in any generation
+        admits, generation = self._snapshots.admits, self._member.generation
         for order in orders:
-            if not ends and not may_act(self._member.generation, self._snapshots.floor):
+            if not ends and not admits(generation):  # `plan.fence.may_act`
                 raise EpochAborted
             answer = _HOW[type(order)](self, order) or ()
         return answer
