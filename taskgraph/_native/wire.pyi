@@ -1,10 +1,9 @@
-"""Bytes over MPI: eager messages, large payloads, and one wait that a word in shared memory ends.
+"""Bytes over MPI, received: eager messages and large payloads, of this generation or another.
 
 Importing this loads the MPI library: call `taskgraph._native.mpi.check` before.
 
 Rule 1: a buffer stays alive until its request is complete.
-Rule 2: every wait polls the abort word and every open receive, without the GIL.
-Rule 3: one thread, the one that initialised MPI.
+Rule 2: one thread, the one that initialised MPI.
 """
 
 from collections.abc import Callable, Collection
@@ -13,7 +12,8 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from taskgraph._native.channel import Epoch
-from taskgraph._native.sender import Peer, Sender
+from taskgraph._native.sender import Peer
+from taskgraph._native.waiter import Waiter
 from taskgraph.ids import Generation, Rank
 
 class _Codec(Protocol):
@@ -33,16 +33,13 @@ class _Handlers(Protocol):
     def on_lost(self) -> Callable[[Rank], object]: ...
 
 @final
-class Wire(Sender):
+class Wire(Waiter):
     """The point-to-point connections of one rank.
 
     Parameters
     ----------
     comm
         Address of an ``MPI_Comm`` of our own whose error handler is ``MPI_ERRORS_RETURN``.
-    word
-        Writable, of signed 64-bit integers: the abort word. A wait ends with `EpochAborted` when it is negative, or
-        above the generation of this rank.
     epoch
         Takes the values.
     codec
@@ -52,15 +49,9 @@ class Wire(Sender):
         generation, ``on_copy(source, frames)`` for every copy of a snapshot, ``on_stray(source, generation)`` for every
         message of another generation (a later one is kept), and ``on_lost(rank)`` when MPI says that a peer has died:
         it is no peer from then on.
-    spin_s, doze_s
-        A wait polls without a pause for `spin_s` seconds, then yields the processor between polls, and sleeps between
-        polls after `doze_s` seconds.
-    idle_s
-        How long a wait lasts until `on_idle` is called.
+    word, spin_s, doze_s, idle_s
+        As of `Waiter`.
     """
-
-    on_idle: Callable[[], None] | None
-    """Called once, then forgotten, when a wait has lasted for `idle_s` seconds."""
 
     urgent: Collection[int]
     """Topics of control messages that are delivered whatever their generation."""
@@ -78,18 +69,6 @@ class Wire(Sender):
     ) -> None: ...
     def peer(self, rank: Rank) -> Peer:
         """Return the way to `rank`, opening the receive for what it sends. Idempotent."""
-
-    def finish_sends(self) -> None:
-        """Wait, still serving what comes in, until every array put in this epoch has left; give back what was borrowed.
-
-        Raises
-        ------
-        EpochAborted
-            The abort word ended the wait. What was borrowed is still read-only.
-        """
-
-    def serve(self) -> bool:
-        """Handle one message, if there is one, whatever the abort word says. Return whether there was one."""
 
     def adopt(self, generation: Generation) -> None:
         """Go over to a later generation: nothing of an older one is delivered or waited for any more.
