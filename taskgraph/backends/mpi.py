@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskgraph._native.channel import Epoch
 from taskgraph._native.mpi import check
+from taskgraph.backends.ofi import leave_out_ofi
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.config import Waiting
 from taskgraph.program.codec import Codec
@@ -33,6 +35,7 @@ def open_communicator() -> Intracomm:
     MpiMismatch
         The extension was compiled for another MPI than mpi4py has loaded.
     """
+    leave_out_ofi(os.environ, Path.home())
     check()
     if "mpi4py.MPI" not in sys.modules:
         import mpi4py

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from taskgraph.backends import etcd_bridge
 from taskgraph.backends.addresses import reachable
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.config import Config
@@ -33,6 +34,7 @@ def find_etcd(communicator: Intracomm, config: Config, site: Site, directory: Ho
     """
 
     def find() -> EtcdAccess | None:
+        etcd_bridge.load()  # every rank needs it, and the keeper is just starting etcd
         if site.rank != ROOT:
             return None
         if config.etcd:

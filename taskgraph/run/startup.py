@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ROOT: Rank = 0
+_NAP_S = 0.001
 _SECRET = ("etcd_password",)
 
 
@@ -129,10 +130,18 @@ def together(communicator: Intracomm, step: Callable[[], T]) -> T:
         result = step()
     except TaskgraphError as error:
         failed = str(error)
+    _doze(communicator)
     for rank, message in enumerate(communicator.allgather(failed)):
         if message is not None:
             raise StartFailed(message, rank)
     return result
+
+
+def _doze(communicator: Intracomm) -> None:
+    """Wait until every rank has come this far, asleep: MPI's own wait keeps the cores that keeper and etcd start on."""
+    arrived = communicator.Ibarrier()
+    while not arrived.Test():
+        time.sleep(_NAP_S)
 
 
 def meet(communicator: Intracomm, config: Config) -> Site:
