@@ -21,6 +21,7 @@ from mpi import Mpi, NoMpi, find_mpi  # noqa: E402 - it is buildsystem/mpi.py
 
 NATIVE = Path("taskgraph/_native")
 RECORD = "built_with.json"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 MPI_DECLARATION = re.compile(
     r"""\bfrom\s+["']mpi\.h["']|^\s*(from\s+mpi4py\b.*\bcimport|cimport\s+mpi4py|from\s+\S+\.mpih\s+cimport)\b""",
     re.MULTILINE,
@@ -54,6 +55,7 @@ class BuildNative(build_ext):
             _add_mpi(with_mpi, mpi)
             # Objects of another MPI look up to date by their time.
             self.force = self.force or any(_recorded(place) not in (None, mpi.record()) for place in places)
+        self.parallel = self.parallel or CORES
         _translate(self.extensions, force=bool(self.force))
         super().run()
         for place in places:
@@ -94,7 +96,7 @@ def _translate(modules: list[Extension], force: bool) -> None:
     """Run Cython. The objects stay the ones that setuptools has prepared; only their sources become C."""
     from Cython.Build import cythonize
 
-    translated = cythonize(modules, compiler_directives=DIRECTIVES, force=force)
+    translated = cythonize(modules, nthreads=CORES if CORES > 1 else 0, compiler_directives=DIRECTIVES, force=force)
     for module, made in zip(modules, translated, strict=True):
         module.sources = made.sources
 
