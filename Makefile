@@ -14,6 +14,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 OUTSIDE := $(PATH)
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set, every rank, keeper and tool compiles all of the package's Python anew each time it starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 NATIVE := $(wildcard taskgraph/_native/*.pyx taskgraph/_native/*.pxd)
 RECIPE := pyproject.toml setup.py $(wildcard buildsystem/*)
