@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,11 @@ def chaos(*words, env=()):
 def test_a_driver_survives_kills_of_ranks_and_hosts_with_the_same_result():
     hosts = {"TASKGRAPH_RANKS_PER_HOST": "2", "TASKGRAPH_BACKUPS": "1"}
     launch = command(6, [str(HEAVY), "--kib", "64"], ulfm=True)
-    done = chaos("--runs", 4, "--seed", 40, "--kills", "1-3", "--hosts", "--", *launch, env=hosts)
+    done = chaos("--runs", 2, "--seed", 41, "--kills", "1-3", "--hosts", "--", *launch, env=hosts)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 tasks on 6 ranks of 3 hosts, 12 epochs" in done.stdout
+    assert len(re.findall(r"kill-host rank", done.stdout)) == 2
+    assert len(re.findall(r"kill rank", done.stdout)) == 3
     assert "0 wrong, 0 hung, 0 left something behind" in done.stdout
 
 

@@ -11,7 +11,8 @@ from fates import LIMIT_S, PROGRAM, assert_right, failure_line, known_at, met_at
 
 from taskgraph.testing.leftovers import processes
 
-LEASE_S = 3.0
+LEASE_S = 2.0
+SHORT_LEASE = {"TASKGRAPH_LEASE_S": str(LEASE_S)}
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,8 @@ def test_a_death_is_known_at_once_though_the_keeper_dies_at_the_same_moment(mpir
 
 
 def test_a_rank_that_holds_the_gil_for_long_is_not_called_dead(mpirun):
-    done = mpirun.run(PROGRAM, ranks=2, args=[8, 0.01, f"1:3:hold={LEASE_S + 2}"], ulfm=True, timeout_s=LIMIT_S)
+    args = [8, 0.01, f"1:3:hold={LEASE_S + 2}"]
+    done = mpirun.run(PROGRAM, ranks=2, args=args, env=SHORT_LEASE, ulfm=True, timeout_s=LIMIT_S)
     assert_right(done, 8)
     assert "held" in done.stdout
     assert "lost" not in done.stderr
@@ -66,7 +68,7 @@ def test_leaving_the_interpreter_while_the_job_runs_costs_the_rank_and_not_the_j
 
 
 def test_a_job_that_was_suspended_as_a_whole_accuses_nobody(mpirun):
-    job = mpirun.start(PROGRAM, ranks=3, args=[20, 0.1], ulfm=True)
+    job = mpirun.start(PROGRAM, ranks=3, args=[20, 0.1], env=SHORT_LEASE, ulfm=True)
     job.wait_for_line("rank 0 epoch 5")
     everyone = [process.pid for process in processes(job.marker, job.pid)]
     for pid in everyone:

@@ -14,7 +14,7 @@ from tests.simulator.schedules import Fault, Kind, Moment, large, schedule
 from tests.simulator.story import goes_wrong, played, smallest, story
 from tests.simulator.world import World
 
-SECONDS = 25.0
+SECONDS = 10.0
 """How long schedules are played in the suite; `python -m tests.simulator` plays as many as one likes."""
 AT_LEAST = 100
 

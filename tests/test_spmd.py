@@ -13,14 +13,17 @@ from taskgraph.testing import spmd
 from taskgraph.testing.leftovers import MARKER, end_all, processes
 from taskgraph.testing.mpirun import command, environment
 
+# A job of taskgraph's sets the variable itself (taskgraph.backends.ofi): it spares a start of MPI a second.
 HELLO = """
-    import sys
+    import os, sys
+    os.environ["OMPI_MCA_btl"] = "^ofi"
     from mpi4py import MPI
     print(f"rank {MPI.COMM_WORLD.rank} of {MPI.COMM_WORLD.size} got {sys.argv[1:]}", flush=True)
 """
 
 HANG = """
-    import time
+    import os, time
+    os.environ["OMPI_MCA_btl"] = "^ofi"
     from mpi4py import MPI
     print(f"rank {MPI.COMM_WORLD.rank} is there", flush=True)
     while True:
@@ -30,6 +33,7 @@ HANG = """
 # A process of its own session that knows nothing of the job but the marker, and holds no output of it.
 DAEMON = """
     import os, subprocess
+    os.environ["OMPI_MCA_btl"] = "^ofi"
     from mpi4py import MPI
     if MPI.COMM_WORLD.rank == 0:
         daemon = subprocess.Popen(
@@ -106,7 +110,7 @@ def test_killing_the_launcher_leaves_nothing_once_the_job_is_ended():
 
 def test_ranks_are_told_from_what_they_start(mpirun):
     job = mpirun.start(
-        HANG.replace("import time", "import subprocess, time; subprocess.Popen(['sleep', '600'])"), ranks=2
+        HANG.replace("import os, time", "import os, subprocess, time; subprocess.Popen(['sleep', '600'])"), ranks=2
     )
     job.wait_for_line("rank 0 is there")
     job.wait_for_line("rank 1 is there")
@@ -133,7 +137,8 @@ def test_a_file_that_a_job_forgets_is_named_and_removed():
 
 def test_a_file_of_another_job_that_runs_is_left_alone():
     code = HANG.replace(
-        "import time", "import os, pathlib, time; pathlib.Path('/dev/shm', 'mine-' + os.environ['SPMD_JOB']).mkdir()"
+        "import os, time",
+        "import os, pathlib, time; pathlib.Path('/dev/shm', 'mine-' + os.environ['SPMD_JOB']).mkdir()",
     )
     with spmd.start(HELLO, ranks=1) as done, spmd.start(code, ranks=1) as runs:
         mine = Path("/dev/shm", f"mine-{runs.marker}")

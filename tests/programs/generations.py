@@ -23,9 +23,9 @@ class Rank:
     """A wire, and what came in by it."""
 
     def __init__(self):
+        self.comm = open_communicator()
         from mpi4py import MPI
 
-        self.comm = open_communicator()
         self.rank = self.comm.rank
         self.word = memoryview(bytearray(64)).cast("q")
         self.epoch = Epoch(Codec())
