@@ -22,8 +22,10 @@ from taskgraph.plan.holdings import Known
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.manifest import Name
 from taskgraph.program.framework import Framework
-from taskgraph.run.checkpoint_rounds import FIRST_S, Rounds
+from taskgraph.program.task import Task
+from taskgraph.run.checkpoint_rounds import FIRST_S, PATIENCE_S, Rounds
 from taskgraph.run.checkpointing import Checkpointing
+from taskgraph.run.gate import Gate
 from taskgraph.run.replicas import Replica
 from taskgraph.run.resuming import Beginning, candidates
 from taskgraph.run.shelf import Shelf
@@ -33,6 +35,11 @@ from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 from tests.checkpoints import OTHER, RUN, make
 
 RANKS = 2
+
+
+class Idle(Task):
+    def set_epoch(self, ctx, epoch):
+        pass
 
 
 class There:
@@ -61,12 +68,13 @@ class There:
             files = TaskFiles(self.store, self.slots, RANKS)
             files.declare(self.replicas[rank])
             shelf = Shelf(self.store, RANKS, RUN, beginning)
-            rounds = Rounds(self.config, RUN, shelf, self.coordinator, lambda: self.boundary, lambda: self.now)
+            rounds = Rounds(self.config, RUN, shelf, self.coordinator, lambda: self.boundary, Gate(1), lambda: self.now)
             one = Checkpointing(self.config, RUN, rank, self.slots, self.commits, self.coordinator, files, rounds)
             one.adopted(self.decision, self.decision.history)
             self.files.append(files)
             self.all.append(one)
         self.rounds = self.all[0]._rounds
+        self.gate = self.rounds.gate
 
     @staticmethod
     def replica(task: int) -> Replica:
@@ -75,11 +83,13 @@ class There:
         log = [b""]
         framework.protect("log", save=lambda: log[0], load=lambda data: log.__setitem__(0, data))
         assert array is not None
-        return Replica(task, None, framework, framework.close_init())  # type: ignore[arg-type]
+        return Replica(task, Idle(), framework, framework.close_init())
 
     def run_to(self, boundary: int) -> None:
         """Run epochs: snapshots are taken, and are safe one boundary later."""
         for at in range(self.boundary + 1, boundary + 1):
+            if not self.gate.may_begin(at - 1):
+                return
             for replica, holder in zip(self.replicas, self.holders, strict=True):
                 replica.arrays[0][:] = (at, replica.id)
                 parts = [*replica.arrays, b"x" * at]
@@ -254,7 +264,7 @@ def test_a_program_that_protects_something_else_is_told_what(there):
     framework = Framework(0, RANKS, True, lambda status: None)
     framework.protect("at", np.zeros(2, np.float32))
     framework.protect("log", save=bytes, load=lambda data: None)
-    other = Replica(0, None, framework, framework.close_init())
+    other = Replica(0, Idle(), framework, framework.close_init())
     with pytest.raises(UsageError, match=r"protects at: <f4 \(2,\), but checkpoint 5\.\S+ holds at: <f8 \(2,\)"):
         there.files[0].recall(Name(5, RUN, 0), other)
     with pytest.raises(CheckpointDamaged, match="has no manifest any more"):
@@ -286,7 +296,11 @@ def asked_to_pause(there: There) -> list[Ending]:
 
 def test_the_last_boundary_is_written_at_once_where_epochs_are_long_and_then_the_job_ends(there):
     there.run_to(3)
+    there.gate.may_begin(3)
     endings = asked_to_pause(there)
+    there.turns()
+    assert there.complete() == []  # the epoch may be over soon
+    there.now += PATIENCE_S
     for _ in range(3):
         there.turns()
         there.hear()
@@ -296,15 +310,48 @@ def test_the_last_boundary_is_written_at_once_where_epochs_are_long_and_then_the
     assert f"rank 1 was told to end the job: it got SIGUSR1; checkpoint 3.{RUN}.0 is complete" in ending.message
 
 
-def test_where_epochs_are_short_it_is_a_boundary_that_lies_ahead(there):
+def test_where_epochs_are_short_the_job_stops_at_a_boundary_and_ends_with_that(there):
     for at in range(1, 40):  # 10 in each turn
         there.run_to(10 * at)
         there.turns(1)
         there.hear()
         if at == 10:
             endings = asked_to_pause(there)
-    assert len(endings) == 1
-    assert "checkpoint 1" in endings[0].message
+            there.turns(1)  # the root hears of it
+    assert there.boundary == 100
+    (ending,) = endings
+    assert f"checkpoint 100.{RUN}.0 is complete" in ending.message
+
+
+def test_what_the_job_reached_while_its_last_checkpoint_was_written_is_written_as_well(there):
+    there.run_to(3)
+    there.gate.may_begin(3)
+    endings = asked_to_pause(there)
+    there.turns()
+    there.now += PATIENCE_S
+    there.turns(1)  # boundary 3 is asked for
+    there.gate.open()  # the epoch that was under way
+    there.run_to(4)
+    there.gate.shut()
+    assert not there.gate.may_begin(4)
+    for _ in range(4):
+        there.turns()
+        there.hear()
+    assert there.complete() == [3, 4]
+    (ending,) = endings
+    assert f"checkpoint 4.{RUN}.0 is complete" in ending.message
+
+
+def test_a_job_that_ends_by_itself_is_not_stopped(there):
+    there.run_to(5)
+    there.gate.may_begin(5)
+    there.commits.heard(0, Known(0, 5, 5, 6, 0))
+    endings = asked_to_pause(there)
+    there.turns()
+    assert there.gate.may_begin(6)
+    there.now += PATIENCE_S
+    there.turns()
+    assert endings == []
 
 
 def test_what_is_complete_already_is_not_written_again(there):
@@ -314,6 +361,8 @@ def test_what_is_complete_already_is_not_written_again(there):
     assert there.complete() == [5]
     endings = asked_to_pause(there)
     there.turns()
+    there.gate.may_begin(5)
+    there.turns()
     assert len(endings) == 1
     assert there.complete() == [5]
 
@@ -322,6 +371,9 @@ def test_without_a_checkpoint_the_job_goes_on_and_it_is_tried_again(there, tmp_p
     (tmp_path / "store").write_text("in the way")
     there.run_to(3)
     endings = asked_to_pause(there)
+    there.turns(1)
+    there.run_to(4)
+    assert there.boundary == 3
     for _ in range(3):
         there.turns()
         there.hear()
@@ -329,7 +381,11 @@ def test_without_a_checkpoint_the_job_goes_on_and_it_is_tried_again(there, tmp_p
     assert "NO CHECKPOINT of boundary 3" in caplog.text
     (tmp_path / "store").unlink()
     there.run_to(4)
+    assert there.boundary == 4
     there.now += 6
+    there.turns(1)
+    there.run_to(5)
+    assert there.boundary == 4
     for _ in range(3):
         there.turns()
         there.hear()

@@ -145,11 +145,11 @@ def test_where_the_checkpoint_to_go_back_to_is_damaged_a_supervised_job_takes_th
     assert_right(done, 16)
 
 
-@pytest.mark.parametrize(("number", "pause_s"), [(signal.SIGUSR1, 0.02), (signal.SIGTERM, 0.2)])
+@pytest.mark.parametrize(("number", "pause_s"), [(signal.SIGUSR1, 0.02), (signal.SIGTERM, 0.2), (signal.SIGUSR1, 1.0)])
 def test_a_signal_at_a_rank_ends_the_job_with_a_checkpoint_and_less_than_an_epoch_lost(job, number, pause_s):
-    options = {"checkpoint_every": "auto", "epochs": 9 if pause_s == 0.2 else EPOCHS}
+    options = {"checkpoint_every": "auto", "epochs": EPOCHS if pause_s == 0.02 else 9}
     running = job.start(pause_s=pause_s, **options)
-    running.wait_for_line("epoch 5$")
+    running.wait_for_line(f"epoch {2 if pause_s == 1.0 else 5}$")
     os.kill(running.ranks()[1], number)
     done = running.finish(LIMIT_S)
     assert re.search(r"taskgraph: rank 1 was told to end the job: it got SIG.*\(status 75\)", done.stderr), done
@@ -158,7 +158,7 @@ def test_a_signal_at_a_rank_ends_the_job_with_a_checkpoint_and_less_than_an_epoc
     again = job.run(**options)
     at = went_on_at(again)
     assert at is not None, again
-    assert at >= (begun if pause_s == 0.2 else 5), again
+    assert at >= begun, (done, again)  # all that was finished counts
     assert_right(again, options["epochs"])
 
 

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from taskgraph.run.control import JobEnded
+from taskgraph.run.gate import Gate
 from taskgraph.run.rank_control import RankControl
 
 
@@ -15,7 +16,7 @@ def control(*, launcher_gone: bool) -> tuple[RankControl, Mock, Any]:
     sidecar, observer = Mock(), Mock()
     sidecar.ask_end.return_value.result.return_value = True
     inbox = Mock()
-    rank = RankControl(1, sidecar, inbox, Mock(), observer, Mock(), Mock(), Mock(), lambda: launcher_gone)
+    rank = RankControl(1, sidecar, inbox, Mock(), observer, Mock(), Mock(), Mock(), lambda: launcher_gone, Gate(1))
     return rank, sidecar, observer
 
 

@@ -25,6 +25,7 @@ from taskgraph.plan.holdings import Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.records import CheckpointFailed, CheckpointWanted, PauseAsked
+from taskgraph.run.gate import Gate
 from taskgraph.run.shelf import Shelf
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.05
 AHEAD_S = 0.1
 """How far ahead a boundary lies at least when it is asked for, in seconds."""
+PATIENCE_S = 0.5
+"""How long a job that is to pause may take to come to the end of its epoch before it is left, in seconds."""
 FIRST_S = 10.0
 """When the first checkpoint is written to see what it costs, in seconds after the start of a generation."""
 LIMIT_S = 600.0
@@ -64,6 +67,8 @@ class Rounds:
         Where the checkpoints are.
     progress
         Tells which epoch the rank is in.
+    gate
+        Where the main thread of the rank stops when the job is to pause.
     clock
         Seconds, never going back.
     """
@@ -75,6 +80,7 @@ class Rounds:
         shelf: Shelf,
         coordinator: Coordinator,
         progress: Callable[[], Epoch],
+        gate: Gate,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -82,6 +88,7 @@ class Rounds:
         self._shelf = shelf
         self._coordinator = coordinator
         self._progress = progress
+        self.gate = gate
         self._clock = clock
         self._generation = -1
         self._round: CheckpointWanted | None = None
@@ -93,6 +100,7 @@ class Rounds:
         self._rate = (0.0, 0, 0.0)
         self._troubles = 0
         self._pause: PauseAsked | None = None
+        self._patient_until = 0.0
         self.ask_end: Callable[[Ending], object] = lambda ending: None
 
     @property
@@ -107,7 +115,12 @@ class Rounds:
         elif self._pause is None:
             log.info("rank=%d was told to end the job: %s", said.rank, said.why)
             self._pause = said
-            self._round, self._due = None, 0.0
+            self._stop()
+
+    def _stop(self) -> None:
+        """Shut the gate, and be ready to write the boundary at which the main thread then stops."""
+        self.gate.shut()
+        self._round, self._due, self._patient_until = None, 0.0, self._clock() + PATIENCE_S
 
     def _failed(self, failed: CheckpointFailed) -> None:
         if self._round is None or (self._round.boundary, self._round.generation) != (
@@ -132,10 +145,11 @@ class Rounds:
             if self._unsaid is not None:
                 self._say_complete(self._unsaid)
             if self._round is None:
-                return self._ask(now) if now >= self._due else self._due - now
+                return self._ask(known, now) if now >= self._due else self._due - now
             return self._look(self._round, history, known, now)
         except CoordinatorError as error:
             log.debug("checkpoints wait for etcd: %s", error)
+            self.gate.open()
             return _AGAIN_S
         except CheckpointError as error:
             self._give_up(str(error))
@@ -143,8 +157,11 @@ class Rounds:
 
     def _enter(self, decision: Decision, now: float) -> None:
         self._generation, self._safe_at = decision.generation, None
-        self._round = first_wanted(decision, self._config) if self._pause is None else None
-        self._due = 0.0 if self._pause is not None else now + (FIRST_S if self._cost_s is None else self._interval_s())
+        if self._pause is not None:
+            self._stop()
+            return
+        self._round = first_wanted(decision, self._config)
+        self._due = now + (FIRST_S if self._cost_s is None else self._interval_s())
 
     def _interval_s(self) -> float:
         if self._config.checkpoint_every != "auto" or self._cost_s is None:
@@ -160,30 +177,46 @@ class Rounds:
 
     # ---- a round ----
 
-    def _ask(self, now: float) -> float:
-        """Ask for the next boundary that all can still hold back."""
+    def _ask(self, known: Known, now: float) -> float:
+        """Ask for the next boundary that all can still hold back; of a job that is to pause, for its last."""
+        if self._pause is not None:
+            return self._ask_last(known, now)
         every = self._config.checkpoint_every
         grid = self._config.protect_every if every == "auto" else every
         ahead = math.ceil(self._ahead_s * self._rate[2])
         boundary = next_boundary(self._progress(), ahead, grid)
-        if self._pause is not None:
-            boundary = self._last_chance(ahead)
-            if self._ends_at(boundary):
-                return _AGAIN_S
-        elif self._config.epochs is not None and boundary >= self._config.epochs:
+        if self._config.epochs is not None and boundary >= self._config.epochs:
             self._due = math.inf
             return _AGAIN_S
-        wanted = CheckpointWanted(boundary, self._generation, self._pause is not None)
+        return self._want(CheckpointWanted(boundary, self._generation))
+
+    def _want(self, wanted: CheckpointWanted) -> float:
         write = records.want(wanted)
         if not self._coordinator.write(write.entries, absent=write.absent):
             return _AGAIN_S  # the generation is over
         self._round, self._safe_at = wanted, None
         return POLL_S
 
-    def _last_chance(self, ahead: int) -> Epoch:
-        """Return the boundary to end with: the last, whose snapshots are there, if epochs are long; else the next."""
-        every = self._config.protect_every
-        return next_boundary(self._progress(), ahead, every) if ahead > 1 else self._progress() // every * every
+    def _ask_last(self, known: Known, now: float) -> float:
+        if known.generation == self._generation and known.end_at >= 0:  # it ends by itself
+            self.gate.open()
+            self._due = math.inf
+            return _AGAIN_S
+        if not self.gate.is_shut:  # it was opened when there was trouble
+            self._stop()
+        boundary = self._last_boundary(now)
+        if boundary is None:
+            return POLL_S
+        if self._ends_at(boundary):
+            return _AGAIN_S
+        return self._want(CheckpointWanted(boundary, self._generation, at_once=True))
+
+    def _last_boundary(self, now: float) -> Epoch | None:
+        """Return the boundary at which the job has stopped, or that of the epoch that runs if that takes its time."""
+        waiting, begun, every = self.gate.waiting, self.gate.begun, self._config.protect_every
+        if waiting is not None or begun < 0 or now < self._patient_until:
+            return waiting
+        return begun // every * every
 
     def _ends_at(self, boundary: Epoch) -> bool:
         """End the job if a checkpoint of a boundary, or a later one, is complete already."""
@@ -220,14 +253,13 @@ class Rounds:
         self._shelf.complete(name, history, sizes)
         assert self._safe_at is not None
         self._cost_s = self._clock() - self._safe_at
-        self._round, self._due = None, self._safe_at + self._interval_s()
+        self._round, self._due = None, 0.0 if self._pause is not None else self._safe_at + self._interval_s()
         if self._troubles:
             log.warning("checkpoints are written again: %s is complete", name)
             self._troubles = 0
         log.info("checkpoint=%s bytes=%d ms=%.1f", name, sum(sizes), 1000 * self._cost_s)
         self._unsaid = name
         self._say_complete(name)
-        self._ends_at(name.boundary)
         self._shelf.prune(self.busy)
 
     def _say_complete(self, name: Name) -> None:
@@ -251,6 +283,7 @@ class Rounds:
             pause_s,
         )
         self._round, self._due = None, self._clock() + pause_s
+        self.gate.open()
 
     # ---- the end ----
 

@@ -99,6 +99,7 @@ class Checkpointing:
 
     def adopted(self, decision: Decision, history: History) -> None:
         """Take that the rank has adopted a generation: what was wanted before is wanted no more."""
+        self._rounds.gate.entered()
         with self._changing:
             self._decision, self._history = decision, history
             heard = self._heard

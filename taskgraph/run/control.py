@@ -10,6 +10,9 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lineage import History
 
+NAP_S = 0.0002
+"""How long to sleep between two looks at MPI, which has no event to wait for, in seconds."""
+
 
 class JobEnded(Exception):
     """The job has ended, and this rank has not left it in order.
@@ -57,6 +60,15 @@ class Control(Protocol):
             It ended otherwise, or another generation has begun.
         """
 
+    def may_begin(self, epoch: Epoch) -> bool:
+        """Tell whether an epoch may begin; if not, messages are answered, and it is asked again.
+
+        Raises
+        ------
+        EpochAborted
+            Another generation has begun, or the job has ended.
+        """
+
     def progress(self, epochs: Epoch) -> None:
         """Take that so many epochs are finished."""
 
@@ -86,6 +98,10 @@ class NoControl:
 
     def conclude(self, generation: Generation, status: int) -> None:
         """Do nothing."""
+
+    def may_begin(self, epoch: Epoch) -> bool:
+        """Tell that it may."""
+        return True
 
     def progress(self, epochs: Epoch) -> None:
         """Do nothing."""

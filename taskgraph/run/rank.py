@@ -34,6 +34,7 @@ from taskgraph.run.checkpoint_rounds import Rounds
 from taskgraph.run.checkpointing import Checkpointing
 from taskgraph.run.control import JobEnded
 from taskgraph.run.etcd_start import find_etcd
+from taskgraph.run.gate import Gate
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.launch_line import warn_of_mortality
@@ -120,9 +121,10 @@ def _run(
         observer.resumes(beginning.decision.checkpoint, str(config.checkpoint))
     decision = begin(communicator, config, site, coordinator, beginning.decision, beginning.newest)
     shared = Shared.open(directory)
-    files, checkpointing = _checkpointing(config, site, beginning, shared, coordinator)
+    gate = Gate(config.protect_every)
+    files, checkpointing = _checkpointing(config, site, beginning, shared, coordinator, gate)
     with Beside(config, site, directory, shared, coordinator, decision, observer, checkpointing) as beside:
-        worker, control = _worker(program, observer, communicator, site, decision, beside, shared, files)
+        worker, control = _worker(program, observer, communicator, site, decision, beside, shared, files, gate)
         return _work(worker, control, beside, site, directory)
 
 
@@ -134,7 +136,7 @@ def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
 
 
 def _checkpointing(
-    config: Config, site: Site, beginning: Beginning, shared: Shared, coordinator: EtcdCoordinator
+    config: Config, site: Site, beginning: Beginning, shared: Shared, coordinator: EtcdCoordinator, gate: Gate
 ) -> tuple[TaskFiles | None, Checkpointing | None]:
     if config.checkpoint is None:
         return None, None
@@ -143,7 +145,7 @@ def _checkpointing(
     files = TaskFiles(store, shared.slots, config.num_tasks)
     progress = partial(shared.words.progress, site.index)
     shelf = Shelf(store, config.num_tasks, site.run, beginning)
-    rounds = Rounds(config, site.run, shelf, coordinator, progress)
+    rounds = Rounds(config, site.run, shelf, coordinator, progress, gate)
     slots, commits = shared.slots, shared.commits
     return files, Checkpointing(config, site.run, site.rank, slots, commits, coordinator, files, rounds)
 
@@ -157,6 +159,7 @@ def _worker(
     beside: Beside,
     shared: Shared,
     files: TaskFiles | None,
+    gate: Gate,
 ) -> tuple[Worker, RankControl]:
     sidecar = beside.sidecar
 
@@ -188,6 +191,7 @@ def _worker(
         partial(shared.words.set_progress, site.index),
         beside.adopted,
         lambda: not all(map(alive, launched_by)),
+        gate,
     )
     snapshots = HostSnapshots(shared.slots, shared.commits, site.index, files)
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control

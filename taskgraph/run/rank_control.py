@@ -17,7 +17,8 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.lineage import History
 from taskgraph.run.blame import ending_of
-from taskgraph.run.control import JobEnded
+from taskgraph.run.control import NAP_S, JobEnded
+from taskgraph.run.gate import Gate
 from taskgraph.run.leaving import leave_now
 from taskgraph.run.observer import Observer
 from taskgraph.run.sidecar import Sidecar
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 
 END_KNOWN_S = 5.0
 """How long to wait for etcd to take an end, or for the reason of one, in seconds."""
-
-_NAP_S = 0.0002
 
 
 class Inbox:
@@ -103,6 +102,8 @@ class RankControl:
         Is told of each generation once this rank has restored its state.
     launcher_gone
         Tells whether what started this rank is there no more.
+    gate
+        Where this rank stops if it is the root of a job that is to pause.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class RankControl:
         mark: Callable[[Epoch], None],
         adopted: Callable[[Decision], None],
         launcher_gone: Callable[[], bool],
+        gate: Gate,
     ) -> None:
         self._rank = rank
         self._sidecar = sidecar
@@ -126,6 +128,7 @@ class RankControl:
         self._mark = mark
         self._adopted = adopted
         self._launcher_gone = launcher_gone
+        self._gate = gate
         self._decision: Decision | None = None
         self._epochs: Epoch = 0
 
@@ -143,7 +146,7 @@ class RankControl:
             if decided is not None:
                 return decided
             if not serve():
-                time.sleep(_NAP_S)  # MPI has no event to wait for
+                time.sleep(NAP_S)
 
     def resumed(self, decision: Decision) -> None:
         """Tell a person, from one rank, what was lost and where the job goes on."""
@@ -205,6 +208,15 @@ class RankControl:
             raise EpochAborted from None
         if not first:
             raise EpochAborted
+
+    def may_begin(self, epoch: Epoch) -> bool:
+        """Ask the gate. Raises EpochAborted where there is nothing to wait for any more."""
+        if self._gate.may_begin(epoch):
+            return True
+        assert self._decision is not None
+        if self._inbox.ending() is not None or self._inbox.decision(self._decision.generation) is not None:
+            raise EpochAborted
+        return False
 
     def progress(self, epochs: Epoch) -> None:
         """Write it down on the host; on the root pass it on."""

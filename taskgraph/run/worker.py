@@ -7,6 +7,7 @@ where its generation is over, the order and the rest are dropped, and the rank w
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +26,7 @@ from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
-from taskgraph.run.control import Control, JobEnded
+from taskgraph.run.control import NAP_S, Control, JobEnded
 from taskgraph.run.copies import ArrivedCopy, opened
 from taskgraph.run.replicas import Program, Replicas
 from taskgraph.run.snapshots import Snapshots
@@ -220,6 +221,8 @@ class Worker:
 
     def _run_epoch(self, order: do.RunEpoch) -> Orders:
         epoch = self._at = order.epoch
+        if not self._control.may_begin(epoch):
+            self._wait_to_begin(epoch)
         self._control.progress(epoch)
         trace.reached("epoch", epoch)
         idle = self._composing.compose(epoch)
@@ -233,6 +236,17 @@ class Worker:
             self._transport.finish_sends()
         self._computing = False
         return self._member.finished(idle, self._replicas.asked)
+
+    def _wait_to_begin(self, epoch: Epoch) -> None:
+        """Answer messages, as in an epoch that takes its time, until the next may begin."""
+        assert self._transport is not None
+        self._computing = True
+        while self._queue:
+            self._obey(self._queue.popleft()())
+        while not self._control.may_begin(epoch):
+            if not self._transport.serve():
+                time.sleep(NAP_S)
+        self._computing = False
 
     def _snapshot(self, order: do.Snapshot) -> Orders:
         self._snapshots.take(order, self._replicas)
