@@ -84,8 +84,8 @@ class Coordinator(Protocol):
     def delete(self, keys: Collection[str]) -> None:
         """Remove keys, under the same condition on the run as `write`."""
 
-    def remove_run(self) -> None:
-        """Remove every key of this run, if it is still the current one."""
+    def remove_run(self) -> bool:
+        """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
 
     def grant(self, ttl_s: float) -> int:
         """Open a lease of at least `ttl_s` seconds (rounded up to whole ones) and return its id."""

@@ -83,10 +83,13 @@ class EtcdCoordinator:
         """Remove keys, under the same condition on the run as `write`."""
         self._transact([self._deletion(self._full(key)) for key in keys], ())
 
-    def remove_run(self) -> None:
-        """Remove every key of this run, if it is still the current one."""
+    def remove_run(self) -> bool:
+        """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
         everything = self._deletion(self._prefix, _end_of(self._prefix))
-        self._channel.call("KV.Txn", self._rpc.TxnRequest(compare=[self._run_is_ours()], success=[everything]))
+        try:
+            return self._transact([everything], ["hosts/"])[0]
+        except (RunReplaced, RunWiped):
+            return True
 
     def grant(self, ttl_s: float) -> int:
         """Open a lease of at least `ttl_s` seconds (rounded up to whole ones) and return its id."""
@@ -132,7 +135,7 @@ class EtcdCoordinator:
         self._inbox.fail(CoordinatorError("the connection to etcd is closed"))
 
     def _transact(self, operations: Sequence[Any], absent: Collection[str]) -> tuple[bool, bool]:
-        """Carry out `operations` if the run is ours and no key of `absent` exists.
+        """Carry out `operations` if the run is ours and no key of `absent` exists, nor any below one ending in a slash.
 
         Returns
         -------
@@ -140,7 +143,9 @@ class EtcdCoordinator:
             Whether they were carried out, and whether an attempt before may have been.
         """
         rpc = self._rpc
-        compare = [self._run_is_ours(), *(self._is_absent(self._full(key)) for key in absent)]
+        keys = map(self._full, absent)
+        absences = [self._is_absent(key, _end_of(key) if key.endswith(b"/") else b"") for key in keys]
+        compare = [self._run_is_ours(), *absences]
         look = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._full("run")))
         request = rpc.TxnRequest(compare=compare, success=self._grouped(operations, len(compare)), failure=[look])
         answer = self._channel.call("KV.Txn", request)

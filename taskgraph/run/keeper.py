@@ -22,6 +22,7 @@ from functools import partial
 
 from taskgraph.backends.addresses import own_addresses
 from taskgraph.backends.commits import Commits
+from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
 from taskgraph.backends.processes import Process, Watch, alive, kill
@@ -43,6 +44,7 @@ from taskgraph.run.etcd_state import Patience
 from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
 from taskgraph.run.holding import Holding
 from taskgraph.run.hostdir import HostDir
+from taskgraph.run.last_host import remove_keys
 from taskgraph.run.rank_watch import Death, RankWatch
 from taskgraph.run.records import lock, read_process, write_atomically, write_process
 from taskgraph.run.recovery import Recovery
@@ -106,6 +108,7 @@ class Keeper:
         self._deaths: list[Death] = []
         self._files: set[LeftFile] = set()
         self._holding = Holding(spec.supervisor)
+        self._access: EtcdAccess | None = None
         for process in (*spec.launcher, *([spec.supervisor] if spec.supervisor else [])):
             self._watch.add(process)
 
@@ -123,7 +126,9 @@ class Keeper:
                 log.exception("a fault of the keeper: it goes on, since nobody else cleans up")
                 time.sleep(_FAULT_PAUSE_S)
             else:
-                return
+                break
+        if self._spec.etcd == "none" and self._access is not None:
+            self._remove_keys(self._access)
 
     def _turn(self) -> bool:
         """Find out what is so, and act on it. True when everything is cleaned up."""
@@ -303,10 +308,8 @@ class Keeper:
 
     def _join(self) -> None:
         """Begin to talk to etcd, in a thread."""
-        from taskgraph.backends.etcd import EtcdCoordinator  # gRPC takes longer to import than an etcd to start
-
-        access = EtcdAccess.decode(self._directory.etcd_access.read_text(encoding="utf-8"))
-        coordinator = EtcdCoordinator(access.within(_OPERATION_S), self._spec.job, self._spec.run)
+        access = self._access = EtcdAccess.decode(self._directory.etcd_access.read_text(encoding="utf-8"))
+        coordinator = self._coordinator(access)
         unit = Unit(run=self._spec.run, host=self._spec.host)
         lease = HostLease(self._spec.host, Process.current(), self._spec.lease_s)
         machine = Succession(unit, backups=self._spec.backups, placement=self._spec.placement)
@@ -324,6 +327,11 @@ class Keeper:
         )
         self._sidecar.start()
 
+    def _coordinator(self, access: EtcdAccess) -> Coordinator:
+        from taskgraph.backends.etcd import EtcdCoordinator  # gRPC takes longer to import than an etcd to start
+
+        return EtcdCoordinator(access.within(_OPERATION_S), self._spec.job, self._spec.run)
+
     def _over(self, ending: Ending) -> None:
         """Take the end of the job from the sidecar's thread."""
         self._ending = ending
@@ -339,6 +347,10 @@ class Keeper:
             attempt.close()
         remove_dead_siblings(self._directory)
         self._directory.remove()
+
+    def _remove_keys(self, access: EtcdAccess) -> None:
+        """Remove what the run has in the user's etcd, if this host is the last. Everything else is cleaned up."""
+        remove_keys(self._coordinator(access), self._spec.lease_s)
 
     def _release(self) -> None:
         """Let go of all but the host's directory. Idempotent."""

@@ -138,7 +138,7 @@ class CoordinatorContract(ABC):
             claimed.write({"a": b"1"}, absent=["a"])
         with pytest.raises(RunReplaced):
             claimed.delete(["kept"])
-        claimed.remove_run()
+        assert claimed.remove_run()  # nothing of it is left
         assert second.read() == {"run": b"second", "kept": b""}
 
     def test_a_run_whose_keys_are_gone_writes_nothing(self, claimed: Coordinator, connect: Connect) -> None:
@@ -147,6 +147,15 @@ class CoordinatorContract(ABC):
             claimed.write({"a": b"1"})
         assert claimed.read() == {}
         claimed.remove_run()
+
+    def test_the_keys_of_a_run_stay_as_long_as_a_host_of_it_lives(self, claimed: Coordinator) -> None:
+        lease = claimed.grant(60)
+        assert claimed.write({"hosts/n1": b"", "ranks/0": b""}, lease=lease)
+        assert not claimed.remove_run()
+        assert "run" in claimed.read()
+        claimed.revoke(lease)
+        assert claimed.remove_run()
+        assert claimed.read() == {}
 
     def test_another_process_may_join_a_run_by_naming_it(self, claimed: Coordinator, connect: Connect) -> None:
         assert connect("first").write({"ranks/1": b""})

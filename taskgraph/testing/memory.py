@@ -74,13 +74,16 @@ class MemoryCoordinator:
             for key in keys:
                 self._store.remove(key)
 
-    def remove_run(self) -> None:
-        """Remove every key of this run, if it is still the current one."""
+    def remove_run(self) -> bool:
+        """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
         with self._store.changed:
             self._begin()
             if self._store.get("run") == self._own_run():
+                if any(key.startswith("hosts/") for key in self._store.names()):
+                    return False
                 for key in self._store.names():
                     self._store.remove(key)
+            return True
 
     def grant(self, ttl_s: float) -> int:
         """Open a lease of at least `ttl_s` seconds (rounded up to whole ones) and return its id."""
