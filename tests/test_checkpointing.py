@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 import uuid
@@ -51,6 +52,11 @@ class Job:
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in pids:
                 os.kill(pid, number)
+
+    def lose_memory(self, host: int) -> None:
+        """Let the snapshots of a killed host go as they do with a machine: the next launch would find them here."""
+        (slots,) = Path("/dev/shm").glob(f"taskgraph-*-{self.name}-*-{host}/slots")
+        shutil.rmtree(slots)
 
     def complete(self) -> list[int]:
         """Return the boundaries of all complete checkpoints."""
@@ -137,6 +143,9 @@ def test_where_the_checkpoint_to_go_back_to_is_damaged_a_supervised_job_takes_th
             assert time.monotonic() < deadline
             time.sleep(0.01)
         damage(job.files(10)[2])
+        for number in (1, 2):
+            running.wait_for_line(f"fault injected: kill-host host={number}")
+            job.lose_memory(number)
         done = running.finish(LIMIT_S)
     assert "task 2" in done.stderr, done
     assert "launching it again (relaunch 1)" in done.stderr, done
