@@ -38,3 +38,21 @@ def test_after_a_second_job_the_process_ends_as_after_one(mpirun):
     again = "pass\n    status += job.start()"
     done = mpirun.run(PROGRAM.format(afterwards=again), ranks=2, ulfm=True)
     assert (done.status, done.stderr) == (0, "")
+
+
+def test_a_host_that_is_lost_once_all_know_that_the_job_is_over_keeps_no_other_from_ending(mpirun):
+    """No rank of another host sees it go, and nobody asks etcd any more: it is MPI that tells."""
+    env = {"TASKGRAPH_RANKS_PER_HOST": "1", "TASKGRAPH_FAULTS": "kill-host rank=1 epoch=0+ phase=commit.ending"}
+    for _ in range(2):  # it was every other time that this hung
+        done = mpirun.run(PROGRAM.format(afterwards="pass"), ranks=4, ulfm=True, env=env, timeout_s=30)
+        assert "fault injected: kill-host rank=1" in done.stderr, done
+
+
+def test_mpi_is_started_for_one_thread_unless_the_program_has_started_it(mpirun):
+    program = """
+        from taskgraph.backends.mpi import open_communicator
+        open_communicator()
+        from mpi4py import MPI
+        print(MPI.Query_thread() == MPI.THREAD_FUNNELED)
+    """
+    assert mpirun.run(program, ranks=1).stdout == "True\n"

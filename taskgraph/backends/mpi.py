@@ -36,11 +36,11 @@ def open_communicator() -> Intracomm:
         The extension was compiled for another MPI than mpi4py has loaded.
     """
     leave_out_ofi(os.environ, Path.home())
-    check()
     if "mpi4py.MPI" not in sys.modules:
         import mpi4py
 
         mpi4py.rc.thread_level = "funneled"
+    check()  # this imports mpi4py.MPI
     from mpi4py import MPI
 
     communicator = MPI.COMM_WORLD.Dup()

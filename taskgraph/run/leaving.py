@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
+import time
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from taskgraph._native import parting
 from taskgraph.backends.launcher import launchers, mpi_files
 from taskgraph.backends.processes import Process, open_pidfd
+from taskgraph.run.control import NAP_S
 from taskgraph.run.hostdir import HostDir
 from taskgraph.run.roster import read_roster
 
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+log = logging.getLogger(__name__)
+
 FINALIZE_S = 5
 """How long MPI_Finalize may take once another rank of the host, or the launcher, has ended, in seconds."""
+
+COME_S = 60.0
+"""How long the ranks of a job that has ended may take to come to its end, in seconds: one may write a last file."""
 
 
 def leave_now(status: int) -> NoReturn:
@@ -41,6 +52,26 @@ def leave_hard(status: int) -> int:
 
     atexit.register(leave)
     return status
+
+
+def all_come(communicator: Intracomm) -> bool:
+    """Meet the ranks of all hosts at the end of the job; return False where one has died and will not come.
+
+    Only where that does not end the others: MPI then says so here, and MPI_Finalize would wait for it.
+    """
+    from mpi4py import MPI
+
+    until = time.monotonic() + COME_S
+    try:
+        met = communicator.Ibarrier()
+        while not met.Test():
+            if time.monotonic() > until:
+                return False
+            time.sleep(NAP_S)
+    except MPI.Exception as error:
+        log.info("a rank that has died does not come to the end of the job: %s", error)
+        return False
+    return True
 
 
 def leave_through_mpi(status: int, directory: HostDir) -> int:

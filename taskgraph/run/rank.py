@@ -37,8 +37,8 @@ from taskgraph.run.etcd_start import find_etcd
 from taskgraph.run.gate import Gate
 from taskgraph.run.host_snapshots import HostSnapshots
 from taskgraph.run.hostdir import HostDir
-from taskgraph.run.launch_line import warn_of_mortality
-from taskgraph.run.leaving import leave_hard, leave_through_mpi
+from taskgraph.run.launch_line import survives, warn_of_mortality
+from taskgraph.run.leaving import all_come, leave_hard, leave_through_mpi
 from taskgraph.run.observer import Observer
 from taskgraph.run.probing import probe
 from taskgraph.run.rank_control import RankControl, tell_if_first
@@ -125,7 +125,7 @@ def _run(
     files, checkpointing = _checkpointing(config, site, beginning, shared, coordinator, gate)
     with Beside(config, site, directory, shared, coordinator, decision, observer, checkpointing) as beside:
         worker, control = _worker(program, observer, communicator, site, decision, beside, shared, files, gate)
-        return _work(worker, control, beside, site, directory)
+        return _work(worker, control, beside, site, directory, communicator)
 
 
 def _join(job: str, site: Site, access: EtcdAccess) -> EtcdCoordinator:
@@ -197,7 +197,14 @@ def _worker(
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control
 
 
-def _work(worker: Worker, control: RankControl, beside: Beside, site: Site, directory: HostDir) -> int:
+def _work(
+    worker: Worker,
+    control: RankControl,
+    beside: Beside,
+    site: Site,
+    directory: HostDir,
+    communicator: Intracomm,
+) -> int:
     """Run the worker. After a loss, or a failure, see that the process ends without MPI_Finalize."""
     try:
         status = worker.run()
@@ -217,6 +224,8 @@ def _work(worker: Worker, control: RankControl, beside: Beside, site: Site, dire
     if failures_before(worker.generation) or beside.has_lost:
         return leave_hard(status)
     worker.close()
+    if survives(os.environ) and not all_come(communicator):
+        return leave_hard(status)
     return leave_through_mpi(status, directory)
 
 
