@@ -34,18 +34,13 @@ def remove_keys(coordinator: Coordinator, lease_s: float) -> bool:
     """
     until = time.monotonic() + lease_s + SLACK_S
     try:
-        while not (removed := _tried(coordinator)) and time.monotonic() < until:
+        while not (removed := coordinator.remove_run()) and time.monotonic() < until:
             time.sleep(AGAIN_S)
+    except TaskgraphError as error:  # it is away: nobody waits for it any more
+        log.warning("keys of this run stay in etcd: %s", error)
+        return False
     finally:
         coordinator.close()
     if not removed:
-        log.warning("keys of this run stay in etcd: a host of it is alive, or etcd does not answer")
+        log.warning("keys of this run stay in etcd: a host of it is alive")
     return removed
-
-
-def _tried(coordinator: Coordinator) -> bool:
-    try:
-        return coordinator.remove_run()
-    except TaskgraphError as error:
-        log.debug("the keys of this run cannot be removed: %s", error)
-        return False
