@@ -171,6 +171,23 @@ def test_a_signal_at_a_rank_ends_the_job_with_a_checkpoint_and_less_than_an_epoc
     assert_right(again, options["epochs"])
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.15])
+def test_a_root_that_dies_while_the_job_is_about_to_pause_is_replaced_and_the_job_pauses(job, after_s):
+    options = {"checkpoint_every": "auto", "epochs": 20, "backups": 1, "ranks": 3, "ranks_per_host": 1}
+    running = job.start(pause_s=0.3, **options)
+    running.wait_for_line("epoch 3$")
+    ranks = running.ranks()
+    os.kill(ranks[1], signal.SIGUSR1)
+    time.sleep(after_s)
+    os.kill(ranks[0], signal.SIGKILL)
+    done = running.finish(LIMIT_S)
+    assert "rank 1 was told to end the job: it got SIGUSR1" in done.stderr, done
+    assert "result" not in done.stdout
+    again = job.run(**options)
+    assert went_on_at(again) is not None, again
+    assert_right(again, options["epochs"])
+
+
 def test_a_full_disk_is_a_loud_warning_and_not_the_end_of_the_job(job):
     job.url = f"full://{job.url}"
     env = job.env() | {"FILES": "5"}
