@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from kept_machine import LIMIT_S, RUN, Machine, expect, tell, until, wait_for_end
 
+from taskgraph.backends.coordinator import Put, Resync
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Process, Watch, kill
 from taskgraph.errors import UsageError
@@ -126,25 +127,26 @@ def test_the_keeper_with_etcd_lets_others_go_first(there: Machine) -> None:
     there.assert_all_gone()
 
 
-def test_the_users_etcd_keeps_the_ending_and_no_host(there: Machine, tmp_path: Path) -> None:
+def test_the_users_etcd_hears_of_the_ending_and_keeps_nothing(there: Machine, tmp_path: Path) -> None:
     keeping = EtcdKeeping(tmp_path / "users-etcd")
     access = keeping.begin()
+    coordinator = EtcdCoordinator(access, "job", RUN)
     try:
         host = there.host(1, etcd="none")
         tell_etcd(host, access)
         there.rank(host)
         until(lambda: "hosts/n0" in there.read(host), "the host has its lease")
         there.keeper(host)
+        assert isinstance(coordinator.news(LIMIT_S)[0], Resync)
         there.launcher.kill()
         there.assert_all_gone()
-        coordinator = EtcdCoordinator(access, "job", RUN)
-        left = coordinator.read()
-        coordinator.close()
-        assert "hosts/n0" not in left
-        ending = Ending.decode(left["status"])
+        said = [event for event in coordinator.news(LIMIT_S) if isinstance(event, Put) and event.key == "status"]
+        ending = Ending.decode(said[0].value)
         assert ending.status != 0
         assert "launcher" in ending.message
+        until(lambda: coordinator.read() == {}, "nothing is left in etcd")
     finally:
+        coordinator.close()
         keeping.end()
 
 
