@@ -64,7 +64,7 @@ def test_a_hanging_job_is_ended_and_what_it_printed_is_in_the_error():
     with spmd.start(HANG, ranks=2) as job:
         job.wait_for_line("rank 1 is there")
         assert len(processes(job.marker)) >= 3
-        with pytest.raises(spmd.JobHung, match=r"did not end in 0\.1 s[\s\S]*rank 1 is there"):
+        with pytest.raises(spmd.JobHung, match=r"did not end in 0\.1 s[\s\S]*threads wait in[\s\S]*rank 1 is there"):
             job.finish(timeout_s=0.1)
     assert job.leftovers() == []
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +56,15 @@ def processes(marker: str, session: int | None = None) -> list[Process]:
         if not more:
             return [one for one in everyone if one.pid in found]
         found |= more
+
+
+def waits(pid: int) -> str:
+    """Return in which functions of the kernel the threads of a process wait; 0: it runs."""
+    found: Counter[str] = Counter()
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with suppress(OSError):
+            found[(task / "wchan").read_text() or "0"] += 1
+    return ", ".join(f"{name} ({count})" for name, count in found.most_common())
 
 
 def ranks(marker: str) -> dict[int, int]:

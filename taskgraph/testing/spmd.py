@@ -26,7 +26,18 @@ from typing import Self
 
 from taskgraph.errors import TaskgraphError
 from taskgraph.testing import mpirun
-from taskgraph.testing.leftovers import MARKER, SHARED, abandoned, end_all, leftovers, ranks, shared_by, shared_files
+from taskgraph.testing.leftovers import (
+    MARKER,
+    SHARED,
+    abandoned,
+    end_all,
+    leftovers,
+    processes,
+    ranks,
+    shared_by,
+    shared_files,
+    waits,
+)
 from taskgraph.testing.transcript import Transcript
 
 _SHOWN = 20_000
@@ -175,8 +186,10 @@ class Running:
         try:
             status = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
+            alive = [f"{one}, threads wait in {waits(one.pid)}" for one in processes(self.marker, self.pid)]
             self.end()
-            raise JobHung(f"the job did not end in {timeout_s} s\n{self._report()}") from None
+            there = "\n".join([f"the job did not end in {timeout_s} s; there are", *alive])
+            raise JobHung(f"{there}\n{self._report()}") from None
         seconds = time.monotonic() - self._started
         left = self._settle(settle_s)
         if not left and not self._transcript.close(settle_s):
