@@ -422,3 +422,18 @@ def test_what_was_begun_afresh_and_launched_again_goes_on_from_its_own(there):
     make(there.store, state, Name(20, OTHER, 0), origin=OTHER)
     never = Config(name="job", num_tasks=RANKS, checkpoint=there.config.checkpoint, resume="never")
     assert candidates(there.store, never, "002" + RUN[3:]) == [own]
+
+
+def test_a_fault_of_ours_while_the_job_is_to_pause_does_not_keep_it_from_going_on(there, monkeypatch, caplog):
+    there.gate.shut()
+    root = there.all[0]
+
+    def broken():
+        root._closing = True
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(root, "turn", broken)
+    root._news.set()
+    root._run_thread()
+    assert "the job goes on" in caplog.text
+    assert there.gate.may_begin(1)

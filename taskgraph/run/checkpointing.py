@@ -149,6 +149,7 @@ class Checkpointing:
                 wait_s = self.turn()
             except Exception:  # whatever is wrong with checkpoints is no reason to end the job
                 log.exception("a fault in writing checkpoints; the job goes on")
+                self._rounds.gate.open()
                 wait_s = 60.0
         try:
             if self._finished and self._is_root:
