@@ -72,6 +72,19 @@ def test_no_event_is_lost_while_etcd_is_killed_and_started_again_and_again(own_e
     assert not has(Resync)(events)
 
 
+def test_no_thread_of_grpc_is_there_for_the_end_of_the_interpreter_to_stop_with_a_lock_in_its_hands(connect, claimed):
+    before = set(threading.enumerate())
+    watcher = connect("run")
+    watcher.news(LIMIT_S)
+    assert watcher.renew(watcher.grant(30.0))
+    claimed.write({"k": b""})
+    collect(watcher, has_put("k"), LIMIT_S)
+    (watch,) = set(threading.enumerate()) - before
+    assert watch.name == "taskgraph-watch"
+    watcher.close()
+    assert not watch.is_alive()
+
+
 def test_an_outage_is_told_once_and_so_is_its_end(own_etcd, connect, claimed):
     claimed.news(LIMIT_S)
     own_etcd.kill()

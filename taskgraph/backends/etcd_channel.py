@@ -2,6 +2,10 @@
 
 Each endpoint keeps a gRPC channel of its own, and calls go to the current one until it fails. A call that failed may
 have been carried out all the same, so its answer says whether it was repeated.
+
+Every call runs on the thread that makes it, streams too, so each of those is one request and many responses. Where gRPC
+runs threads of its own for a stream, one that the end of the interpreter stops with a lock in its hands makes the
+finalizer of that stream wait for ever.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import grpc
+import grpc.experimental
 
 from taskgraph.backends import etcd_bridge
 from taskgraph.backends.etcd_access import EtcdAccess
@@ -36,7 +41,11 @@ _OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
+
+_STREAMS = {"Watch.Watch": "Watch", "Lease.LeaseKeepAlive": "LeaseKeepAlive"}
+"""Methods that are streams, and what their messages are called."""
 
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
@@ -67,13 +76,23 @@ class Endpoint:
             self.channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
         self._stubs = {
             service: getattr(rpc, f"{service}Stub")(self.channel)
-            for service in ("KV", "Lease", "Watch", "Auth", "Cluster", "Maintenance")
+            for service in ("KV", "Lease", "Auth", "Cluster", "Maintenance")
         }
+        self._streams = {name: self._stream(name, messages, rpc) for name, messages in _STREAMS.items()}
 
     def method(self, name: str) -> Any:
         """Return the callable of a method such as ``"KV.Range"``."""
+        if name in self._streams:
+            return self._streams[name]
         service, method = name.split(".")
         return getattr(self._stubs[service], method)
+
+    def _stream(self, name: str, messages: str, rpc: Any) -> Any:
+        return self.channel.unary_stream(
+            f"/etcdserverpb.{name.replace('.', '/')}",
+            request_serializer=getattr(rpc, f"{messages}Request").SerializeToString,
+            response_deserializer=getattr(rpc, f"{messages}Response").FromString,
+        )
 
 
 class EtcdChannel:
@@ -188,8 +207,8 @@ class EtcdChannel:
         try:
             metadata = self.metadata(endpoint, timeout)
             function = endpoint.method(method)
-            if isinstance(function, grpc.StreamStreamMultiCallable):
-                stream = function(iter([request]), timeout=timeout, metadata=metadata)
+            if method in _STREAMS:
+                stream = function(request, timeout=timeout, metadata=metadata)
                 answer = next(stream)
                 stream.cancel()
                 return answer

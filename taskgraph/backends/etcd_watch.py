@@ -9,7 +9,6 @@ that created it.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -141,11 +140,9 @@ class EtcdWatch:
     def _stream_events(self) -> None:
         """Deliver events until the stream breaks."""
         endpoint = self._channel.endpoint()
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        requests.put(self._create_request())
         try:
             metadata = self._channel.metadata(endpoint, 2.0)
-            self._stream = endpoint.method("Watch.Watch")(iter(requests.get, None), metadata=metadata)
+            self._stream = endpoint.method("Watch.Watch")(self._create_request(), metadata=metadata)
             if self._closed:  # it may have been closed before there was a stream to cancel
                 return
             for response in self._stream:
@@ -158,7 +155,6 @@ class EtcdWatch:
         except ValueError:  # gRPC's word for a channel that was closed meanwhile
             self._closed = True
         finally:
-            requests.put(None)
             if self._stream is not None:
                 self._stream.cancel()
 
