@@ -31,19 +31,6 @@ class Blocks:
     def everything(self) -> list[tuple[int, int, int]]: ...
     def place(self, run: tuple[int, int, int]) -> tuple[int, int]: ...
     def checksum(self, form: int) -> int: ...
-    def write_head(
-        self,
-        cycle: int,
-        run: bytes,
-        task: int,
-        boundary: int,
-        generation: int,
-        note: int,
-        form: int,
-        pairs: int,
-        history_room: int,
-        rest: bytes,
-    ) -> int: ...
     def read(self, form: int, targets: Sequence[NDArray[Any] | Buffer] | None = None) -> int: ...
 
 def digest(data: NDArray[Any] | Buffer) -> int: ...

@@ -12,13 +12,12 @@ Rule 3: a hash is of what was stored, taken in the same pass.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from taskgraph._native.blockhash cimport copy_and_hash, drain_stores, hash_bytes
 from taskgraph._native.loan cimport Loan, Span
-from taskgraph._native.slothead cimport SlotHead
 
 cdef enum:
     LINE = 64
@@ -291,38 +290,11 @@ cdef class Blocks:
 
     def checksum(self, uint64_t form):
         """Return the checksum of the snapshot: of its form, and the lengths and hashes of its parts."""
-        return int(self.sum(form))
-
-    cdef uint64_t sum(self, uint64_t form) noexcept nogil:
         cdef Py_ssize_t part
         for part in range(self.parts):
             form = join(form, self.lengths[part], hash_bytes(
                 self.hashes + self.firsts[part], 8 * blocks_of(self.lengths[part], self.block)))
-        return form
-
-    def write_head(self, uint64_t cycle, bytes run not None, int64_t task, int64_t boundary, uint64_t generation,
-                   int64_t note, uint64_t form, uint32_t pairs, uint32_t history_room, bytes rest not None):
-        """Say in the head of the file which snapshot this is. Return its checksum.
-
-        Parameters
-        ----------
-        rest
-            What follows the head up to the end of the history; its `pairs`, and those that there is room for.
-        """
-        cdef SlotHead* head = <SlotHead*>self.memory
-        cdef uint64_t checksum = self.sum(form)
-        if sizeof(SlotHead) + <uint64_t>len(rest) > self.loan.spans[0].nbytes or len(run) != 16:
-            raise ValueError(f"a head with {len(rest)} bytes more, of run {run!r}")
-        memset(head, 0, sizeof(SlotHead))
-        memcpy(head.magic, b"tgsnap1", 8)
-        memcpy(head.run, <char*>run, 16)
-        head.cycle, head.task, head.boundary, head.generation = cycle, task, boundary, generation
-        head.note, head.form, head.checksum = note, form, checksum
-        head.block, head.parts = <uint32_t>self.block, <uint32_t>self.parts
-        head.pairs, head.history_room = pairs, history_room
-        memcpy(head + 1, <char*>rest, len(rest))
-        head.check = hash_bytes(head, sizeof(SlotHead) + len(rest))
-        return int(checksum)
+        return int(form)
 
     def read(self, uint64_t form, targets=None):
         """Copy the snapshot out, or only look at it, and return the checksum of what was found.

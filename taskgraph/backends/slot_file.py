@@ -2,7 +2,7 @@
 
 ::
 
-    0        head: fixed fields, then at 248 the check of the head
+    0        head (`taskgraph._native.slothead`)
     256      room of each part, length of each part, pairs of the history, hashes of all blocks
     ...      the parts, each at a multiple of 64
 
@@ -27,7 +27,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from taskgraph._native.blocks import Blocks, digest
+from taskgraph._native.blocks import Blocks
+from taskgraph._native.slothead import SIZE, SlotHead, fields, is_intact
 from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
 
@@ -39,11 +40,6 @@ History: TypeAlias = tuple[tuple[Generation, Epoch], ...]
 
 Part: TypeAlias = "NDArray[Any] | bytes | bytearray | memoryview"
 
-_HEAD = struct.Struct("<8sQ16sqqQqQIIIIQ152x")  # up to the check
-_CHECK = struct.Struct("<Q")
-_CHECK_AT = 248
-_META = 256
-_MAGIC = b"tgsnap1\0"
 _FIRST_READ = 4096
 
 
@@ -88,7 +84,7 @@ class Layout:
     @classmethod
     def of(cls, block: int, rooms: Sequence[int], history_room: int) -> Layout:
         """Lay a file out: so much room for each part, and for so many pairs of history."""
-        history_at = _META + 16 * len(rooms)
+        history_at = SIZE + 16 * len(rooms)
         hashes_at = history_at + 16 * history_room
         data = hashes_at + 8 * sum(-(-room // block) for room in rooms)
         starts = tuple(itertools.accumulate((_aligned(room) for room in rooms), initial=_aligned(data)))
@@ -132,19 +128,18 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
     """Read the head of a slot's file. None where it holds none, one of another run, or a damaged one."""
     size = os.fstat(descriptor).st_size
     start = os.pread(descriptor, _FIRST_READ, 0)
-    if len(start) < _META:
+    found = fields(start, run)
+    if found is None:
         return None
-    (magic, cycle, of_run, task, boundary, generation, note, form,
-     block, parts, pairs, history_room, checksum) = _HEAD.unpack_from(start)  # fmt: skip
-    end = _META + 16 * parts + 16 * pairs
-    if magic != _MAGIC or of_run != run or end > size or pairs > history_room or block == 0 or block % 1024:
+    cycle, task, boundary, generation, note, form, block, parts, pairs, history_room, checksum = found
+    end = SIZE + 16 * parts + 16 * pairs
+    if end > size or pairs > history_room or block == 0 or block % 1024:
         return None
     if end > len(start):
         start += os.pread(descriptor, end - len(start), len(start))
-    unchecked = start[:_CHECK_AT] + bytes(_CHECK.size) + start[_META:end]
-    if len(start) < end or digest(unchecked) != _CHECK.unpack_from(start, _CHECK_AT)[0]:
+    if len(start) < end or not is_intact(start[:end]):
         return None
-    numbers = struct.unpack_from(f"<{2 * parts}Q", start, _META)
+    numbers = struct.unpack_from(f"<{2 * parts}Q", start, SIZE)
     layout = Layout.of(block, numbers[:parts], history_room)
     lengths = numbers[parts:]
     if layout.size > size or not layout.fits(lengths, pairs):
@@ -160,6 +155,8 @@ class SlotFile:
     layout: Layout
     memory: mmap.mmap
     blocks: Blocks
+    head: SlotHead | None
+    """To be written, where it is one of the caller."""
 
     @classmethod
     def make(cls, path: Path, layout: Layout) -> SlotFile:
@@ -181,14 +178,16 @@ class SlotFile:
             memory = mmap.mmap(descriptor, layout.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         finally:
             os.close(descriptor)
-        return cls(layout, memory, Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at))
+        blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at)
+        head = SlotHead(memory, layout.block, len(layout.rooms), layout.history_room)
+        return cls(layout, memory, blocks, head)
 
     @classmethod
     def open(cls, descriptor: int, lengths: Sequence[int], layout: Layout) -> SlotFile:
         """Map a slot of somebody else, read-only."""
         memory = mmap.mmap(descriptor, layout.size, prot=mmap.PROT_READ)
         blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at, lengths, writable=False)
-        return cls(layout, memory, blocks)
+        return cls(layout, memory, blocks, None)
 
     def write_head(
         self,
@@ -203,10 +202,11 @@ class SlotFile:
         lengths: tuple[int, ...],
     ) -> int:
         """Say what the slot holds, before it is made whole. Return the checksum of the snapshot."""
+        assert self.head is not None, "a slot of somebody else"
+        checksum = self.blocks.checksum(form)
         rest = _rest(self.layout.rooms, lengths, history)
-        return self.blocks.write_head(
-            cycle, run, task, boundary, generation, note, form, len(history), self.layout.history_room, rest
-        )
+        self.head.write(cycle, run, task, boundary, generation, note, form, checksum, len(history), rest)
+        return checksum
 
 
 def _aligned(nbytes: int) -> int:
