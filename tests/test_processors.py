@@ -288,19 +288,19 @@ def test_channels_of_a_job_that_is_over_refuse_work(call):
         kept[0][call]()
 
 
-def test_what_was_got_is_let_go_when_the_next_epoch_begins():
+def test_what_was_got_is_let_go_when_its_processor_has_computed():
     things = []
 
     def compose(ctx, epoch):
         ctx.compose(put(np.zeros(10)), outs=ctx.outbound(0, "x"))
-        ctx.compose(nothing_is_left_of_the_last_epoch)
         ctx.compose(look, ins=ctx.inbound(0, "x"))
-
-    def nothing_is_left_of_the_last_epoch(ins, outs):
-        assert not any(thing() is not None for thing in things)
+        ctx.compose(nothing_is_left)
 
     def look(ins, outs):
         things.append(weakref.ref(ins[0].get()))
 
+    def nothing_is_left(ins, outs):
+        assert [thing() for thing in things] == [None]
+        things.clear()
+
     assert run(compose, epochs=3) == 0
-    assert len(things) == 3

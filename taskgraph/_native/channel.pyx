@@ -363,6 +363,7 @@ cdef class Epoch:
                 self.transport.pump()
 
     cdef int fire(self, Processor processor) except -1:
+        cdef InboundChannel inbound
         cdef OutboundChannel outbound
         self.running = processor
         self.mark[0] = <int64_t>processor.task + 1
@@ -374,6 +375,8 @@ cdef class Epoch:
                 self.hook("compute.end", None)
         finally:
             self.mark[0] = 0
+        for inbound in processor.ins:
+            inbound.value = None        # nobody may get it any more, and its memory takes the next one
         for outbound in processor.outs:
             if outbound.last_put != self.number:
                 raise GraphError(
