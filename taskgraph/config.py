@@ -59,7 +59,7 @@ class Config:
     seed: int = 0
     """Seed of every ``ctx.rng``, at least 0."""
     etcd: tuple[str, ...] = ()
-    """Endpoints of an etcd, ``host:port``; none: the job brings its own."""
+    """Endpoints of an etcd, ``host:port``; none: the job brings its own. Members, not etcd's own grpc-proxy."""
     etcd_user: str | None = None
     """User name in that etcd."""
     etcd_password: str | None = None

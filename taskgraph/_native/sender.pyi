@@ -12,7 +12,7 @@ from taskgraph.ids import Generation, Rank
 __pyx_capi__: dict[str, object]
 """What other compiled modules call."""
 
-class _Codec(Protocol):
+class _Encodes(Protocol):
     def encode(self, value: object) -> list[Any]: ...
     def dump_dtype(self, dtype: np.dtype[Any]) -> bytes: ...
 
@@ -32,7 +32,7 @@ class Sender(Pump):
     def generation(self) -> Generation:
         """What every message sent carries. Only messages of the same are delivered."""
 
-    def __init__(self, comm: int, epoch: Epoch, codec: _Codec) -> None: ...
+    def __init__(self, comm: int, epoch: Epoch, codec: _Encodes) -> None: ...
     def protect(self, array: NDArray[Any]) -> None:
         """Copy, instead of borrowing, what lies in the memory of this array. Keeps the array."""
 

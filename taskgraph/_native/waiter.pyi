@@ -1,17 +1,11 @@
 """The one wait of a rank: for whatever comes in, until a word in shared memory ends it."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
-import numpy as np
 from typing_extensions import disjoint_base
 
 from taskgraph._native.channel import Epoch
-from taskgraph._native.sender import Sender
-
-class _Codec(Protocol):
-    def encode(self, value: object) -> list[Any]: ...
-    def dump_dtype(self, dtype: np.dtype[Any]) -> bytes: ...
+from taskgraph._native.sender import Sender, _Encodes
 
 @disjoint_base
 class Waiter(Sender):
@@ -39,7 +33,7 @@ class Waiter(Sender):
         comm: int,
         word: memoryview,
         epoch: Epoch,
-        codec: _Codec,
+        codec: _Encodes,
         spin_s: float,
         doze_s: float,
         idle_s: float,

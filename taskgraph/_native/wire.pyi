@@ -12,14 +12,12 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from taskgraph._native.channel import Epoch
-from taskgraph._native.sender import Peer
+from taskgraph._native.sender import Peer, _Encodes
 from taskgraph._native.waiter import Waiter
 from taskgraph.ids import Generation, Rank
 
-class _Codec(Protocol):
-    def encode(self, value: object) -> list[Any]: ...
+class _Codec(_Encodes, Protocol):
     def decode(self, frames: list[Any]) -> object: ...
-    def dump_dtype(self, dtype: np.dtype[Any]) -> bytes: ...
     def load_dtype(self, data: bytes) -> np.dtype[Any]: ...
 
 class _Handlers(Protocol):

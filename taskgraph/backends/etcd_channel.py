@@ -217,6 +217,8 @@ class EtcdChannel:
             raise CoordinatorError(f"the connection to etcd was closed during {method}: {error}") from error
 
     def _hint(self, reason: str) -> str:
+        if "context canceled" in reason:
+            return "; etcd's own grpc-proxy, which ends every stream, does not do: name the members themselves"
         if self._answered or self._access.ca is not None or "closed" not in reason:
             return ""
         return "; if it speaks TLS, name its authority's certificate in etcd_ca"
