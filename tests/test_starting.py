@@ -31,6 +31,21 @@ HALF_STARTED = """
     print("starting", flush=True)
     sys.exit(job.start())
 """
+HALF_LOST = """
+    import os, signal
+    import taskgraph as tg
+    from taskgraph.backends.launcher import own_segments
+    from taskgraph.backends.mpi import open_communicator
+    job = tg.Job("halfway", 2, epochs=1)
+    job.set_task_builder(lambda task_id: None)
+    if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+        open_communicator()
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        job.start()
+    except Exception as error:
+        print(type(error).__name__, own_segments(os.environ), flush=True)
+"""
 WHOLE = """
     import taskgraph as tg
     class Idle(tg.Task):
@@ -53,6 +68,11 @@ def test_a_rank_in_the_start_of_mpi_dies_with_its_launcher_and_the_next_job_remo
     kill(ranks[1])  # stopped before it came to start: nobody's but the test's
     assert mpirun.run(WHOLE, ranks=1).status == 0
     assert job.finish().status == -signal.SIGKILL  # fails where anything is left
+
+
+def test_a_rank_that_loses_another_while_it_starts_removes_what_mpi_made_since_the_launcher_may_be_next(mpirun):
+    done = mpirun.run(HALF_LOST, ranks=2, ulfm=True)
+    assert done.stdout.splitlines() == ["Exception []"], done
 
 
 @pytest.fixture

@@ -177,6 +177,11 @@ def mpi_files(environ: Mapping[str, str], mapped: Iterable[str] | None = None) -
     return tuple(left for path in sorted(paths) if (left := LeftFile.of(path)) is not None)
 
 
+def own_segments(environ: Mapping[str, str]) -> list[str]:
+    """Return what MPI keeps in shared memory for the calling rank."""
+    return [file.path for file in mpi_files(environ) if file.path.startswith("/dev/shm/") and file.still_there()]
+
+
 def unused_segments() -> frozenset[LeftFile]:
     """Return this user's shared memory of MPI libraries that no process has mapped: its job is over, or begins."""
     found = mpi_files({}, [f"{place}/{name}" for place in ("/dev/shm", "/tmp") for name in os.listdir(place)])

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from taskgraph._native import parting
-from taskgraph.backends.launcher import launchers, mpi_files
+from taskgraph.backends.launcher import launchers, own_segments
 from taskgraph.backends.processes import Process, open_pidfd
 from taskgraph.run.control import NAP_S
 from taskgraph.run.hostdir import HostDir
@@ -45,7 +45,7 @@ def leave_hard(status: int) -> int:
     """
 
     def leave() -> None:
-        for path in _segments():
+        for path in own_segments(os.environ):
             with suppress(OSError):  # others of the job do the same
                 os.unlink(path)
         leave_now(status)
@@ -87,11 +87,6 @@ def leave_through_mpi(status: int, directory: HostDir) -> int:
         None in descriptors,
         FINALIZE_S,
         status,
-        [os.fsencode(path) for path in _segments()],
+        [os.fsencode(path) for path in own_segments(os.environ)],
     )
     return status
-
-
-def _segments() -> list[str]:
-    """Return what MPI keeps in shared memory for this rank."""
-    return [file.path for file in mpi_files(os.environ) if file.path.startswith("/dev/shm/") and file.still_there()]

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from taskgraph.backends.launcher import LeftFile, launchers, mpi_files, unused_segments
+from taskgraph.backends.launcher import LeftFile, launchers, mpi_files, own_segments, unused_segments
 from taskgraph.backends.processes import Process, alive, killed_with_parent
-from taskgraph.errors import UsageError
+from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.run.hostdir import machine, shared_memory
 from taskgraph.run.records import read_process, write_process
 
@@ -51,6 +51,13 @@ def starting(environ: Mapping[str, str], base: Path | None = None) -> Iterator[N
                 yield
         else:
             yield
+    except TaskgraphError:
+        raise
+    except Exception:  # MPI's word for a rank that died; with the launcher, perhaps, which would remove this
+        for path in own_segments(environ):
+            with contextlib.suppress(OSError):  # others of the job do the same
+                os.unlink(path)
+        raise
     finally:
         note.unlink(missing_ok=True)
 
