@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
+import subprocess
+from contextlib import closing
 
 import pytest
 from certificates import Authority
 from etcds import LIMIT_S, Connecting, Etcds, OwnEtcd, free_port, wait_until_serving
 
 from taskgraph.backends.coordinator import Put, Reachable, Resync, Unreachable
+from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_channel import EtcdChannel
+from taskgraph.backends.etcd_program import find_etcd
 from taskgraph.config import Config
 from taskgraph.errors import CoordinatorUnreachable, UsageError
 from taskgraph.testing.contracts import collect
@@ -190,3 +194,21 @@ class TestCertificates:
         plain = EtcdAccess(endpoints=strict.endpoints, timeout_s=1.0)
         with Connecting(plain) as connect, pytest.raises(CoordinatorUnreachable, match="etcd_ca"):
             connect().claim("run")
+
+
+def test_a_grpc_proxy_of_etcd_is_named_as_what_stands_in_the_way(etcd, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    words = [f"--endpoints={etcd.endpoint}", f"--listen-addr={address}", f"--data-dir={tmp_path}"]
+    quiet = subprocess.DEVNULL
+    proxy = subprocess.Popen([find_etcd(), "grpc-proxy", "start", *words], stdout=quiet, stderr=quiet)
+    try:
+        access = EtcdAccess(endpoints=(address,), timeout_s=LIMIT_S)
+        with closing(EtcdCoordinator(access, "job")) as patient:
+            patient.claim("run")
+            lease = patient.grant(30.0)
+        with closing(EtcdCoordinator(access.within(1.0), "job", "run")) as coordinator:
+            with pytest.raises(CoordinatorUnreachable, match="grpc-proxy"):
+                coordinator.renew(lease)
+    finally:
+        proxy.kill()
+        proxy.wait()

@@ -44,8 +44,8 @@ _OPTIONS = [
     (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
 ]
 
-_STREAMS = {"Watch.Watch": "Watch", "Lease.LeaseKeepAlive": "LeaseKeepAlive"}
-"""Methods that are streams, and what their messages are called."""
+_STREAMS = ("Watch.Watch", "Lease.LeaseKeepAlive")
+"""Methods that are streams."""
 
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE,
@@ -78,7 +78,7 @@ class Endpoint:
             service: getattr(rpc, f"{service}Stub")(self.channel)
             for service in ("KV", "Lease", "Auth", "Cluster", "Maintenance")
         }
-        self._streams = {name: self._stream(name, messages, rpc) for name, messages in _STREAMS.items()}
+        self._streams = {name: self._stream(name, rpc) for name in _STREAMS}
 
     def method(self, name: str) -> Any:
         """Return the callable of a method such as ``"KV.Range"``."""
@@ -87,11 +87,12 @@ class Endpoint:
         service, method = name.split(".")
         return getattr(self._stubs[service], method)
 
-    def _stream(self, name: str, messages: str, rpc: Any) -> Any:
+    def _stream(self, name: str, rpc: Any) -> Any:
+        _, method = name.split(".")
         return self.channel.unary_stream(
             f"/etcdserverpb.{name.replace('.', '/')}",
-            request_serializer=getattr(rpc, f"{messages}Request").SerializeToString,
-            response_deserializer=getattr(rpc, f"{messages}Response").FromString,
+            request_serializer=getattr(rpc, f"{method}Request").SerializeToString,
+            response_deserializer=getattr(rpc, f"{method}Response").FromString,
         )
 
 

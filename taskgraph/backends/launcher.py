@@ -6,6 +6,7 @@ without it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -180,6 +181,13 @@ def mpi_files(environ: Mapping[str, str], mapped: Iterable[str] | None = None) -
 def own_segments(environ: Mapping[str, str]) -> list[str]:
     """Return what MPI keeps in shared memory for the calling rank."""
     return [file.path for file in mpi_files(environ) if file.path.startswith("/dev/shm/") and file.still_there()]
+
+
+def remove_own_segments(environ: Mapping[str, str]) -> None:
+    """Remove what MPI keeps in shared memory for a rank that leaves without MPI, or whose launcher may die."""
+    for path in own_segments(environ):
+        with contextlib.suppress(OSError):  # others of the job do the same
+            os.unlink(path)
 
 
 def unused_segments() -> frozenset[LeftFile]:

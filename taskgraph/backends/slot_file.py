@@ -27,8 +27,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from taskgraph._native import slothead
 from taskgraph._native.blocks import Blocks
-from taskgraph._native.slothead import SIZE, SlotHead, fields, is_intact
+from taskgraph._native.slothead import SlotHead
 from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
 
@@ -84,7 +85,7 @@ class Layout:
     @classmethod
     def of(cls, block: int, rooms: Sequence[int], history_room: int) -> Layout:
         """Lay a file out: so much room for each part, and for so many pairs of history."""
-        history_at = SIZE + 16 * len(rooms)
+        history_at = slothead.SIZE + 16 * len(rooms)
         hashes_at = history_at + 16 * history_room
         data = hashes_at + 8 * sum(-(-room // block) for room in rooms)
         starts = tuple(itertools.accumulate((_aligned(room) for room in rooms), initial=_aligned(data)))
@@ -128,18 +129,18 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
     """Read the head of a slot's file. None where it holds none, one of another run, or a damaged one."""
     size = os.fstat(descriptor).st_size
     start = os.pread(descriptor, _FIRST_READ, 0)
-    found = fields(start, run)
+    found = slothead.fields(start, run)
     if found is None:
         return None
     cycle, task, boundary, generation, note, form, block, parts, pairs, history_room, checksum = found
-    end = SIZE + 16 * parts + 16 * pairs
+    end = slothead.SIZE + 16 * parts + 16 * pairs
     if end > size or pairs > history_room or block == 0 or block % 1024:
         return None
     if end > len(start):
         start += os.pread(descriptor, end - len(start), len(start))
-    if len(start) < end or not is_intact(start[:end]):
+    if len(start) < end or not slothead.is_intact(start[:end]):
         return None
-    numbers = struct.unpack_from(f"<{2 * parts}Q", start, SIZE)
+    numbers = struct.unpack_from(f"<{2 * parts}Q", start, slothead.SIZE)
     layout = Layout.of(block, numbers[:parts], history_room)
     lengths = numbers[parts:]
     if layout.size > size or not layout.fits(lengths, pairs):

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from taskgraph._native import parting
-from taskgraph.backends.launcher import launchers, own_segments
+from taskgraph.backends.launcher import launchers, own_segments, remove_own_segments
 from taskgraph.backends.processes import Process, open_pidfd
 from taskgraph.run.control import NAP_S
 from taskgraph.run.hostdir import HostDir
@@ -45,9 +45,7 @@ def leave_hard(status: int) -> int:
     """
 
     def leave() -> None:
-        for path in own_segments(os.environ):
-            with suppress(OSError):  # others of the job do the same
-                os.unlink(path)
+        remove_own_segments(os.environ)
         leave_now(status)
 
     atexit.register(leave)

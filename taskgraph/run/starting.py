@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from taskgraph.backends.launcher import LeftFile, launchers, mpi_files, own_segments, unused_segments
+from taskgraph.backends.launcher import LeftFile, launchers, mpi_files, remove_own_segments, unused_segments
 from taskgraph.backends.processes import Process, alive, killed_with_parent
 from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.run.hostdir import machine, shared_memory
@@ -54,9 +54,7 @@ def starting(environ: Mapping[str, str], base: Path | None = None) -> Iterator[N
     except TaskgraphError:
         raise
     except Exception:  # MPI's word for a rank that died; with the launcher, perhaps, which would remove this
-        for path in own_segments(environ):
-            with contextlib.suppress(OSError):  # others of the job do the same
-                os.unlink(path)
+        remove_own_segments(environ)
         raise
     finally:
         note.unlink(missing_ok=True)
