@@ -17,19 +17,12 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from taskgraph._native.blockhash cimport copy_and_hash, drain_stores, hash_bytes
-from taskgraph._native.loan cimport Loan, Span
+from taskgraph._native.loan cimport Loan
 
 cdef enum:
     LINE = 64
     STREAM_BYTES = 4 << 20      # slots from this size on are copied past the caches
     STREAM_ALIGNED = 16
-
-
-cdef struct Stream:             # of frames, read once
-    Span* spans
-    Py_ssize_t left
-    uint64_t at
-    char* scratch               # for a block that lies in several
 
 
 cdef inline uint64_t blocks_of(uint64_t nbytes, uint64_t block) noexcept nogil:
@@ -58,19 +51,6 @@ cdef class Blocks:
     ValueError
         Something of this does not fit into the memory.
     """
-    cdef Loan loan
-    cdef char* memory
-    cdef readonly uint64_t block
-    cdef Py_ssize_t parts
-    cdef uint64_t* rooms        # one allocation for the next four
-    cdef uint64_t* starts
-    cdef uint64_t* firsts       # number of a part's first block; one more at the end
-    cdef uint64_t* lengths
-    cdef uint64_t* hashes       # in shared memory
-    cdef uint64_t* versions
-    cdef uint8_t* changed       # by the write before
-    cdef bint stream
-
     def __cinit__(self, memory, uint64_t block, rooms, starts, uint64_t hashes_at, lengths=None, bint writable=True):
         cdef Py_ssize_t i
         cdef uint64_t size, end
@@ -118,7 +98,7 @@ cdef class Blocks:
             self.set_length(i, lengths[i])
         return 0
 
-    cdef inline int set_length(self, Py_ssize_t part, uint64_t nbytes) except -1:
+    cdef int set_length(self, Py_ssize_t part, uint64_t nbytes) except -1:
         if nbytes > self.rooms[part]:
             raise ValueError(f"part {part} of {nbytes} bytes does not fit into {self.rooms[part]}")
         self.lengths[part] = nbytes
@@ -136,7 +116,10 @@ cdef class Blocks:
         version : int
             Number of this write, above that of all before of this process for this task.
         """
-        cdef Loan loan = Loan(parts)
+        self.take_in(Loan(parts), base, version)
+
+    cdef int take_in(self, Loan loan, Blocks base, uint64_t version) except -1:
+        """Do as `write`, with parts that are pinned already."""
         cdef Py_ssize_t i
         if loan.count != self.parts:
             raise ValueError(f"{loan.count} parts for a slot of {self.parts}")
@@ -147,6 +130,7 @@ cdef class Blocks:
             for i in range(self.parts):
                 self.write_part(i, loan.spans[i].origin, base, version)
             drain_stores()
+        return 0
 
     cdef int check_base(self, Blocks base) except -1:
         if base is not None and (base is self or base.parts != self.parts or base.block != self.block):
@@ -167,7 +151,7 @@ cdef class Blocks:
                 self.versions[number] = version
                 self.changed[number] = True
 
-    cdef inline bint in_base(self, Blocks base, Py_ssize_t part, uint64_t i, uint64_t nbytes) noexcept nogil:
+    cdef bint in_base(self, Blocks base, Py_ssize_t part, uint64_t i, uint64_t nbytes) noexcept nogil:
         """Tell whether the base has a block of this number and size."""
         cdef uint64_t at = i * self.block
         return base is not None and at < base.lengths[part] and min(self.block, base.lengths[part] - at) == nbytes
@@ -288,13 +272,13 @@ cdef class Blocks:
         return (int(self.starts[part] + first * self.block),
                 int(min((first + count) * self.block, self.lengths[part]) - first * self.block))
 
-    def checksum(self, uint64_t form):
+    cpdef uint64_t checksum(self, uint64_t form) noexcept:
         """Return the checksum of the snapshot: of its form, and the lengths and hashes of its parts."""
         cdef Py_ssize_t part
         for part in range(self.parts):
             form = join(form, self.lengths[part], hash_bytes(
                 self.hashes + self.firsts[part], 8 * blocks_of(self.lengths[part], self.block)))
-        return int(form)
+        return form
 
     def read(self, uint64_t form, targets=None):
         """Copy the snapshot out, or only look at it, and return the checksum of what was found.

@@ -43,15 +43,12 @@ cdef class SlotHead:
     block, parts, history_room : int
         Of the slot: bytes of a block, number of parts, pairs of history that there is room for.
     """
-    cdef Loan loan
-    cdef uint32_t block, parts, history_room
-
     def __cinit__(self, memory, uint32_t block, uint32_t parts, uint32_t history_room):
         self.loan = Loan([memory], True)
         self.block, self.parts, self.history_room = block, parts, history_room
 
-    def write(self, uint64_t cycle, bytes run not None, int64_t task, int64_t boundary, uint64_t generation,
-              int64_t note, uint64_t form, uint64_t checksum, uint32_t pairs, bytes rest not None):
+    cpdef void write(self, uint64_t cycle, bytes run, int64_t task, int64_t boundary, uint64_t generation, int64_t note,
+                     uint64_t form, uint64_t checksum, uint32_t pairs, bytes rest) except *:
         """Say which snapshot the slot holds.
 
         Parameters

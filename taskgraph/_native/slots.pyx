@@ -50,10 +50,7 @@ cdef enum:
 
 EMPTY, TAKING, MAKING, FREE, WRITING, WHOLE, REFUSED, DAMAGED = (
     _EMPTY, _TAKING, _MAKING, _FREE, _WRITING, _WHOLE, _REFUSED, _DAMAGED)
-FENCED = -1
-GONE = -2
-HELD = -3
-FULL = -4
+FENCED, GONE, HELD, FULL = _FENCED, _GONE, _HELD, _FULL
 NOBODY = (1 << 64) - 1
 MAX_GENERATION = (1 << 32) - 1
 
@@ -92,11 +89,6 @@ cdef class SlotTable:
     ValueError
         It is no table, or of another size than it says.
     """
-    cdef Py_buffer view
-    cdef bint exported
-    cdef uint64_t* words
-    cdef readonly int capacity
-
     def __cinit__(self, memory):
         PyObject_GetBuffer(memory, &self.view, PyBUF_WRITABLE)
         self.exported = True
@@ -154,10 +146,10 @@ cdef class SlotTable:
             for i in range(used):
                 lift_fence(self.line(i), generation)
 
-    cdef inline uint64_t used(self) noexcept nogil:
+    cdef uint64_t used(self) noexcept nogil:
         return min(load(self.words + WORDS + 1), <uint64_t>self.capacity)
 
-    cdef inline uint64_t* line(self, uint64_t index) noexcept nogil:
+    cdef uint64_t* line(self, uint64_t index) noexcept nogil:
         return self.words + (2 + index) * WORDS
 
     cdef uint64_t* at(self, int index) except NULL:
@@ -245,7 +237,7 @@ cdef class SlotTable:
 
     # ---- one snapshot ----
 
-    def begin(self, int index, uint64_t generation):
+    cpdef int64_t begin(self, int index, uint64_t generation) except? -9:
         """Begin to write to a slot of the caller.
 
         Return the cycle, or FENCED where the generation is over, or GONE where the slot is neither free nor refused.
@@ -256,15 +248,16 @@ cdef class SlotTable:
         while True:
             now = load(word)
             if state_of(now) not in (_FREE, _REFUSED):
-                return GONE
+                return _GONE
             if fence_of(now) > generation or load(self.words + WORDS) > generation:
-                return FENCED
+                return _FENCED
             cycle = (cycle_of(now) + 1) % CYCLES
             if swap(word, now, word_of(generation, cycle, _WRITING)):
                 fence()                                   # nothing of the new content before the word
-                return int(cycle)
+                return cycle
 
-    def complete(self, int index, uint64_t cycle, uint64_t generation, int64_t boundary, uint64_t wrote):
+    cpdef int complete(self, int index, uint64_t cycle, uint64_t generation, int64_t boundary,
+                       uint64_t wrote) except? -9:
         """Say that a slot that was begun is whole: snapshot of this boundary, written in generation `wrote`.
 
         Return 0, or FENCED where the generation is over.
@@ -275,9 +268,9 @@ cdef class SlotTable:
         store(word + GENERATION, wrote)
         store(word + CHECK, self.stamp_check(word, cycle))
         # The swap releases all that was written before it. Nothing else but a fence changes a word that is WRITING.
-        return 0 if swap(word, now, word_of(generation, cycle, _WHOLE)) else FENCED
+        return 0 if swap(word, now, word_of(generation, cycle, _WHOLE)) else _FENCED
 
-    def cancel(self, int index, uint64_t cycle):
+    cpdef void cancel(self, int index, uint64_t cycle) except *:
         """Give up what was begun. The slot can be begun again."""
         self.at(index)
         self.move(index, cycle, _WRITING, _REFUSED)
@@ -292,9 +285,9 @@ cdef class SlotTable:
         while True:
             now = load(word)
             if state_of(now) != _WHOLE or cycle_of(now) != cycle:
-                return GONE
+                return _GONE
             if fence_of(now) > generation:
-                return FENCED
+                return _FENCED
             if swap(word, now, word_of(fence_of(now), cycle, _FREE)):
                 return 0
 
@@ -320,12 +313,12 @@ cdef class SlotTable:
                 if load(word + CHECK) != self.stamp_check(word, cycle):
                     break                                 # it changes this moment, or is damaged
                 if fence_of(now) > generation:
-                    return FENCED
+                    return _FENCED
                 if swap(word, now, word_of(fence_of(now), cycle, _FREE)):
                     break
         return 0
 
-    def is_whole(self, int index, uint64_t cycle):
+    cpdef bint is_whole(self, int index, uint64_t cycle) except -1:
         """Tell whether what was read since the cycle was looked up is all of that snapshot (rule 5)."""
         fence()
         cdef uint64_t now = load(self.at(index))
@@ -350,7 +343,7 @@ cdef class SlotTable:
                 result.append(stamp)
         return result
 
-    def refuses(self, int64_t task, int64_t boundary, uint64_t wrote, int room, uint64_t generation):
+    cpdef int refuses(self, int64_t task, int64_t boundary, uint64_t wrote, int room, uint64_t generation) noexcept:
         """Tell why a snapshot of a task is not begun in a generation; 0: it may be.
 
         FENCED: the generation is over. HELD: it is here. FULL: there are `room` whole ones of the task.
@@ -359,7 +352,7 @@ cdef class SlotTable:
         cdef uint64_t now
         cdef uint64_t* word
         if load(self.words + WORDS) > generation:
-            return FENCED
+            return _FENCED
         for i in range(<int>self.used()):
             word = self.line(i)
             now = load(word)
@@ -368,11 +361,11 @@ cdef class SlotTable:
             if load(word + CHECK) != self.stamp_check(word, cycle_of(now)):
                 continue
             if <int64_t>load(word + BOUNDARY) == boundary and load(word + GENERATION) == wrote:
-                return HELD
+                return _HELD
             count += 1
-        return FULL if count >= room else 0
+        return _FULL if count >= room else 0
 
-    def is_free(self, int index):
+    cpdef bint is_free(self, int index) except -1:
         """Tell whether a slot of the caller can be begun."""
         return state_of(load(self.at(index))) in (_FREE, _REFUSED)
 

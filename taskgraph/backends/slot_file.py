@@ -190,6 +190,10 @@ class SlotFile:
         blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at, lengths, writable=False)
         return cls(layout, memory, blocks, None)
 
+    def rest(self, lengths: tuple[int, ...], history: History) -> bytes:
+        """Return what follows the head of a snapshot in this slot, up to the end of the history."""
+        return _rest(self.layout.rooms, lengths, history)
+
     def write_head(
         self,
         cycle: int,
@@ -205,7 +209,7 @@ class SlotFile:
         """Say what the slot holds, before it is made whole. Return the checksum of the snapshot."""
         assert self.head is not None, "a slot of somebody else"
         checksum = self.blocks.checksum(form)
-        rest = _rest(self.layout.rooms, lengths, history)
+        rest = self.rest(lengths, history)
         self.head.write(cycle, run, task, boundary, generation, note, form, checksum, len(history), rest)
         return checksum
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from taskgraph import trace
 from taskgraph._native import slots as native
 from taskgraph._native.blocks import Blocks
+from taskgraph._native.slotwriter import SlotWriter
 from taskgraph.backends.slot_delta import DeltaHead, Snapshot
 from taskgraph.backends.slot_file import BLOCK, Form, Held, History, Part
 from taskgraph.backends.slot_pool import SlotPool
@@ -63,7 +64,7 @@ class Holder:
         self._block = block
         self._run = self._table.run
         self._pool = SlotPool(slots, task, form, block, at_once=at_once)
-        self._version = 0
+        self._writer = SlotWriter(self._table, task, form.digest, slots.room)
         self._newest: Held | None = None
 
     # ---- writing ----
@@ -110,7 +111,7 @@ class Holder:
         draft = Draft(boundary, generation, note, history, lengths)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
-            blocks.write(parts, old, self._version)
+            blocks.write(parts, old, self._writer.version)
             trace.reached("snapshot.middle")
             return True
 
@@ -119,6 +120,37 @@ class Holder:
         if done is Refusal.NO_BASE:  # it went while it was compared with
             done = self._put(draft, generation, None, None, fill)
         return done
+
+    def prepare(self, arrays: Sequence[NDArray[Any]]) -> None:
+        """Make ready to `repeat` the snapshot that was just written, of a form without byte strings, of these arrays."""
+        last = self._newest
+        if last is None or self.form.variable:
+            return
+        pairs = len(last.history)
+        slots = [
+            (index, own.file.blocks, own.file.head)
+            for index, own in self._pool.own.items()
+            if own.file.head is not None and own.file.layout.fits(last.lengths, pairs)
+        ]
+        rest = self._pool.own[last.slot].file.rest(last.lengths, last.history)
+        self._writer.repeat(last.generation, arrays, rest, pairs, slots, last.slot, last.cycle)
+
+    def repeat(self, boundary: Epoch, generation: Generation, note: int) -> bool:
+        """Write another snapshot of the arrays of `prepare`, in the same generation and in few steps.
+
+        Returns
+        -------
+        bool
+            False: nothing was written; `write` tells why, or does it.
+        """
+        index = self._writer.write(boundary, generation, note)
+        if index < 0 or self._newest is None:
+            return False
+        task, _, _, _, history, form, _, lengths, _, _ = self._newest
+        checksum, cycle = self._writer.checksum, self._writer.cycle
+        held = Held(task, boundary, generation, note, history, form, checksum, lengths, index, cycle)
+        self._newest = self._pool.own[index].held = held
+        return True
 
     def apply(self, head: DeltaHead, frames: Iterable[Any], generation: Generation) -> Held | Refusal:
         """Complete a snapshot that another host sent, in a slot of this host.
@@ -153,7 +185,7 @@ class Holder:
         draft = Draft(head.boundary, head.generation, head.note, head.history, head.lengths)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
-            whole = blocks.apply(head.lengths, head.runs, pieces, old, self._version)
+            whole = blocks.apply(head.lengths, head.runs, pieces, old, self._writer.version)
             trace.reached("replicate.filled")
             return whole and blocks.checksum(head.form) == head.checksum
 
@@ -165,6 +197,7 @@ class Holder:
     ) -> Snapshot | Refusal:
         """Begin a slot, fill it, complete it."""
         table, (boundary, wrote, note, history, lengths) = self._table, draft
+        self._writer.forget()
         refused = table.refuses(self.task, boundary, wrote, self._slots.room, generation)
         cycle = native.GONE
         while not refused and cycle == native.GONE:
@@ -175,7 +208,7 @@ class Holder:
             return _REFUSALS[refused]
         own = self._pool.own[index]
         slot = own.file
-        self._version += 1
+        self._writer.version += 1
         try:
             good = fill(slot.blocks, old)
             if base is not None and old is not None and not table.is_whole(base.slot, base.cycle):
@@ -223,4 +256,5 @@ class Holder:
 
     def close(self) -> None:
         """Write nothing any more. What is whole stays until a commit frees it; the memory of the rest is given back."""
+        self._writer.forget()
         self._pool.close()

@@ -127,6 +127,11 @@ class Reduction:
         self._levels: dict[Rank, Level] = dict.fromkeys(self._children, NOWHERE)
         self._own: Contribution | None = None
 
+    @property
+    def has_heard(self) -> bool:
+        """Whether a child has said something that is not part of a whole yet."""
+        return bool(self._said)
+
     def own(self, contribution: Contribution) -> Contribution | None:
         """Take this rank's own; return the subtree's if that completes it."""
         if not self._children:

@@ -41,6 +41,10 @@ class Delivery:
                 self._upto[task] = safe
         return calls
 
+    def passed(self, safe: Epoch) -> None:
+        """Take that all calls below have been made."""
+        self._upto = dict.fromkeys(self._upto, safe)
+
     def exited(self, tasks: Iterable[TaskId], end: Epoch) -> None:
         """Count ``exit``, which follows the last call, as one more."""
         for task in tasks:

@@ -9,8 +9,7 @@ The shell (`taskgraph.run.worker`) carries orders out and reports; see `taskgrap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from taskgraph.ids import Epoch, Host, Rank, TaskId
 from taskgraph.plan import adoption
@@ -35,30 +34,13 @@ from taskgraph.plan.orders import (
     Send,
     Snapshot,
 )
+from taskgraph.plan.phase import Phase
 from taskgraph.plan.replication import Sending, arrived
 from taskgraph.plan.snapshots import Snapshots
 from taskgraph.plan.standing import Standing
+from taskgraph.plan.steady import Steady
 
 NOTHING: Orders = ()
-
-
-class Phase(Enum):
-    """What a main thread is about."""
-
-    AWAY = auto()
-    """Between generations."""
-    RESTORING = auto()
-    RUNNING = auto()
-    """In an epoch."""
-    SAVING = auto()
-    """Copying state into slots."""
-    WAITING = auto()
-    """For a verdict, or for a free slot."""
-    ENDING = auto()
-    """The last epoch is finished; what it left behind becomes safe."""
-    OVER = auto()
-    """Known to be over; not everybody may know."""
-    LEFT = auto()
 
 
 class Member:
@@ -89,11 +71,13 @@ class Member:
         self.generation = -1
         self.boundary: Epoch = -1
         self.decision: Decision | None = None
+        self._steady: Steady | None = None
 
     # ---- from one generation to the next ----
 
     def interrupted(self) -> None:
         """Note that the generation is over: the epoch was left, and messages of it count no more."""
+        self._steady = None
         if self.phase is not Phase.LEFT:
             self.phase = Phase.AWAY
 
@@ -107,6 +91,7 @@ class Member:
         held
             The whole snapshots on this host.
         """
+        self._steady = None
         self.decision, self.generation = decision, decision.generation
         self.boundary = decision.boundary
         self.phase = Phase.RESTORING
@@ -153,6 +138,8 @@ class Member:
         asked
             The highest status that one of its tasks asked the job to end with, or `NO_END`.
         """
+        if (orders := self._steadily(Steady.finished, idle, asked)) is not None:
+            return orders
         self.boundary += 1
         self._idle, self._asked = idle, asked
         self._contributed = False
@@ -161,6 +148,8 @@ class Member:
 
     def snapshot_taken(self) -> Orders:
         """Take that the snapshot that was ordered is whole."""
+        if (said := self._steadily(Steady.snapshot_taken)) is not None:
+            return said
         orders = self._sent(self._snapshots.taken())
         if self._contributed:
             self._say_level(orders)
@@ -186,12 +175,59 @@ class Member:
             self.phase = Phase.RUNNING
             orders += self._delivery.due(standing.safe)
             orders.append(RunEpoch(self.boundary))
+            self._steady = self._settled()
         return tuple(orders)
+
+    # ---- while nothing else happens ----
+
+    def _settled(self) -> Steady | None:
+        """Return who answers from the epoch on that begins: nothing of what went before may come to matter in it."""
+        standing, tasks = self._standing, self._tasks
+        if (
+            self.boundary + 1 == self._epochs
+            or not standing.is_settled
+            or not self._snapshots.are_settled(standing.safe)
+        ):
+            return None
+        if tasks and self._delivery.lowest < standing.safe:
+            return None
+        at, known = self.boundary, Level(standing.safe, standing.delivered)
+        return Steady(self._tree.place, self.generation, tasks, self._epochs, self._every, at, known)
+
+    def _steadily(self, answer: Callable[..., Orders | None], *event: object) -> Orders | None:
+        steady = self._steady
+        if steady is None:
+            return None
+        orders = answer(steady, *event)
+        if orders is None:
+            self._take_over(steady)
+        else:
+            self.boundary, self.phase = steady.boundary, steady.phase
+        return orders
+
+    def _take_over(self, steady: Steady) -> None:
+        """Catch up: with the epochs in one, with what has come since event by event, of which the orders are given."""
+        self._steady = None
+        self.boundary, self.phase = steady.committed, Phase.RUNNING
+        if steady.committed > self._standing.committed:
+            self._standing.passed(steady.committed, steady.safe, steady.delivered)
+            self._tree.passed(steady.subtree, steady.levels)
+            self._snapshots.passed(steady.committed, steady.safe, self.generation)
+            self._delivery.passed(steady.safe)
+        for source, contribution in steady.said.items():
+            self._standing.contributed(source, contribution, self._level, [])
+        if steady.phase is not Phase.RUNNING:
+            self.finished(steady.idle, NO_END)
+        if steady.phase is Phase.WAITING and self.phase is Phase.SAVING:
+            self.snapshot_taken()
+
+    # ---- what is said ----
 
     def _snapshot(self) -> Snapshot:
         end = self._standing.end if self.boundary == self._standing.end_at else self._asked
         slots = self._snapshots.begin(self.generation, end)
-        return Snapshot(self.boundary, slots, tuple(self._delivery.upto(slot.task) for slot in slots))
+        delivered = tuple(self._delivery.upto(slot.task) for slot in slots)
+        return Snapshot(self.boundary, slots, delivered, self._snapshots.are_copied)
 
     def _level(self) -> Level:
         if not self._tasks:
@@ -260,6 +296,7 @@ class Member:
             The end is that of the job, so others are told, who may be cut off from where this one learned of it. False:
             this rank gives up, because etcd is away; those to whom it is not may have begun a generation without it.
         """
+        self._steady = None
         self.phase = Phase.LEFT
         orders: list[Order] = []
         if everywhere and self.generation >= 0:
@@ -279,6 +316,8 @@ class Member:
             return self.ended(Ending.decode(data))
         if self.phase is Phase.AWAY:
             return NOTHING
+        if (said := self._steadily(Steady.receive, source, topic, data)) is not None:
+            return said
         orders: list[Order] = []
         _HANDLERS[topic](self, source, data, orders)
         return self._then(orders)
@@ -341,6 +380,8 @@ class Member:
         """
         if self.phase in (Phase.AWAY, Phase.LEFT):
             return NOTHING
+        if self._steady is not None:
+            self._take_over(self._steady)
         orders: list[Order] = []
         if known.safe > self._standing.safe or not self._standing.acted:
             self._standing.hear(known.safe, known.delivered, orders)

@@ -39,6 +39,11 @@ class Snapshots:
         return self._replication.safe
 
     @property
+    def are_copied(self) -> bool:
+        """Whether copies go to other hosts."""
+        return self._replication.remote
+
+    @property
     def are_pending(self) -> bool:
         """Whether a snapshot is due and not yet taken."""
         return bool(self._pending)
@@ -47,6 +52,17 @@ class Snapshots:
     def can_begin(self) -> bool:
         """Whether one is due, and a slot is free for it."""
         return bool(self._pending) and grid.has_room(len(self._kept))
+
+    def are_settled(self, safe: Epoch) -> bool:
+        """Whether one of each task is kept, that of the safe boundary, and no copy goes anywhere."""
+        return not self.tasks or (not self.are_copied and self._kept.keys() == {safe} and self.safe == safe)
+
+    def passed(self, boundary: Epoch, safe: Epoch, generation: Generation) -> None:
+        """Take that the rank got from boundary to boundary, and of each task kept that of the safe one."""
+        self._boundary = boundary
+        if self.tasks and safe not in self._kept:
+            self._kept = {safe: {task: Held(task, safe, generation) for task in self.tasks}}
+            self._replication.saved((), safe)
 
     def reached(self, boundary: Epoch, every: int) -> None:
         """Note that the rank has reached a boundary: a snapshot may be due."""

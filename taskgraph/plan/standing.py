@@ -57,6 +57,17 @@ class Standing:
         """Whether finished, safe and delivered, ``exit`` included, have all reached the end."""
         return self.end_at >= 0 and self.safe >= self.end_at and self.delivered > self.end_at
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no end is known, and nobody waits to hear more than what travels with the commits."""
+        is_behind = self.committed - self.safe >= self._every
+        return self.end_at < 0 and not is_behind and not self._unheard and not self.tree.has_heard
+
+    def passed(self, committed: Epoch, safe: Epoch, delivered: Epoch) -> None:
+        """Take that commits were acted on, up to this one, by somebody else."""
+        self.committed, self.safe, self.delivered = committed, safe, delivered
+        self.acted, self._unheard = True, False
+
     # ---- with an epoch ----
 
     def contribute(self, own: Contribution, orders: list[Order]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from taskgraph.ids import Rank
 from taskgraph.plan.commit import NOWHERE, Contribution, Level, Reduction
@@ -17,12 +17,14 @@ class Tree:
 
     Attributes
     ----------
+    place
+        Who they are.
     is_root, is_leaf
         Whether no rank is above, or none below.
     """
 
     def __init__(self, decision: Decision, rank: Rank) -> None:
-        place = tree_place(decision.live, rank)
+        place = self.place = tree_place(decision.live, rank)
         self.is_root = place.parent is None
         self._parent = place.parent
         self._children = place.children
@@ -30,6 +32,18 @@ class Tree:
         self._reduction = Reduction(place.children)
         self._said = NOWHERE
         self._acknowledged: set[Rank] = set()
+
+    @property
+    def has_heard(self) -> bool:
+        """Whether a child has said something of an epoch that is not finished."""
+        return self._reduction.has_heard
+
+    def passed(self, said: Contribution | None, levels: Mapping[Rank, Contribution]) -> None:
+        """Take what was said last for the subtree, and by the children, while somebody else passed it on."""
+        if said is not None:
+            self._said = Level(said.safe, said.delivered)
+        for child, contribution in levels.items():
+            self._reduction.level(child, Level(contribution.safe, contribution.delivered))
 
     def up(self, topic: Topic, data: bytes, orders: list[Order]) -> None:
         """Send something to the rank above."""

@@ -88,17 +88,25 @@ class HostSnapshots:
         """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
         for slot, delivered in zip(order.slots, order.delivered, strict=True):
             task, boundary, generation, end = slot
-            taken = self._holders[task].write(
-                boundary,
-                generation,
-                parts(replicas[task]),
-                note=note(delivered, end),
-                history=self._lineage,
-                base=self._resumed.pop(task, None) if self._resumed else None,
-            )
-            if isinstance(taken, Refusal):
-                raise self._refused(taken, f"boundary {boundary} of task {task} was not saved")
-            self._taken[task, boundary, generation] = taken
+            holder, noted = self._holders[task], note(delivered, end)
+            if order.copied or not holder.repeat(boundary, generation, noted):
+                self._write(holder, slot, noted, replicas[task])
+                if not order.copied:
+                    holder.prepare(replicas[task].arrays)
+
+    def _write(self, holder: Holder, slot: Held, noted: int, replica: Replica) -> None:
+        task, boundary, generation, _ = slot
+        taken = holder.write(
+            boundary,
+            generation,
+            parts(replica),
+            note=noted,
+            history=self._lineage,
+            base=self._resumed.pop(task, None) if self._resumed else None,
+        )
+        if isinstance(taken, Refusal):
+            raise self._refused(taken, f"boundary {boundary} of task {task} was not saved")
+        self._taken[task, boundary, generation] = taken
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.

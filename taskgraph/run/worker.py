@@ -21,9 +21,10 @@ from taskgraph.plan import orders as do
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lineage import History
-from taskgraph.plan.member import Member, Phase
+from taskgraph.plan.member import Member
 from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
+from taskgraph.plan.phase import Phase
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
 from taskgraph.run.control import NAP_S, Control, JobEnded

@@ -15,8 +15,8 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.lineage import is_valid
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.member import Phase
 from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
+from taskgraph.plan.phase import Phase
 from taskgraph.plan.succession import Over
 from tests.simulator.graphs import Graphs
 from tests.simulator.parts import Rank, Slot

@@ -1,0 +1,29 @@
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, final
+
+from numpy.typing import NDArray
+
+from taskgraph._native.blocks import Blocks
+from taskgraph._native.slothead import SlotHead
+from taskgraph._native.slots import SlotTable
+
+@final
+class SlotWriter:
+    version: int
+    def __new__(cls, table: SlotTable, task: int, form: int, room: int) -> Self: ...
+    @property
+    def cycle(self) -> int: ...
+    @property
+    def checksum(self) -> int: ...
+    def repeat(
+        self,
+        generation: int,
+        arrays: Sequence[NDArray[Any]],
+        rest: bytes,
+        pairs: int,
+        slots: Iterable[tuple[int, Blocks, SlotHead]],
+        newest: int,
+        cycle: int,
+    ) -> None: ...
+    def forget(self) -> None: ...
+    def write(self, boundary: int, generation: int, note: int) -> int: ...
