@@ -1,4 +1,4 @@
-"""A member answers every event as one would that knows of no steady state, order for order."""
+"""A member gives the orders, one for one, that it would give if it knew of no steady state."""
 
 from __future__ import annotations
 
@@ -29,12 +29,18 @@ class Unsteady(Member):
 class Twins:
     """A member and one that knows of no steady state, both told the same."""
 
+    _knows = False
+    """What follows the snapshot that is being taken."""
+
     def __init__(self, rank, host, epochs, every):
         self.member = Member(rank, host, epochs=epochs, every=every)
         self._other = Unsteady(rank, host, epochs=epochs, every=every)
 
     def tell(self, event, *details):
-        said = other = None
+        other = None
+        if event == "snapshot_taken" and self._knows:
+            self._knows = False
+            return self.member.snapshot_taken()
         try:
             other = getattr(self._other, event)(*details)
         except GraphError as error:
@@ -42,6 +48,9 @@ class Twins:
                 getattr(self.member, event)(*details)
             raise
         said = getattr(self.member, event)(*details)
+        if said and isinstance(said[0], do.Snapshot) and self.member.phase is not Phase.SAVING:
+            other += self._other.snapshot_taken()
+            self._knows = True
         assert said == other, f"{event}{details}"
         assert (self.member.phase, self.member.boundary) == (self._other.phase, self._other.boundary)
         return said

@@ -122,7 +122,7 @@ class Holder:
         return done
 
     def prepare(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Make ready to `repeat` the snapshot that was just written, of a form without byte strings, of these arrays."""
+        """Make ready to `repeat` what was just written: a snapshot of these arrays, and no byte strings."""
         last = self._newest
         if last is None or self.form.variable:
             return

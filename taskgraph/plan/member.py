@@ -148,8 +148,8 @@ class Member:
 
     def snapshot_taken(self) -> Orders:
         """Take that the snapshot that was ordered is whole."""
-        if (said := self._steadily(Steady.snapshot_taken)) is not None:
-            return said
+        if self._steady is not None:
+            return NOTHING
         orders = self._sent(self._snapshots.taken())
         if self._contributed:
             self._say_level(orders)
@@ -211,15 +211,15 @@ class Member:
         self.boundary, self.phase = steady.committed, Phase.RUNNING
         if steady.committed > self._standing.committed:
             self._standing.passed(steady.committed, steady.safe, steady.delivered)
-            self._tree.passed(steady.subtree, steady.levels)
+            self._tree.passed(steady.subtree, steady.before)
             self._snapshots.passed(steady.committed, steady.safe, self.generation)
             self._delivery.passed(steady.safe)
-        for source, contribution in steady.said.items():
-            self._standing.contributed(source, contribution, self._level, [])
-        if steady.phase is not Phase.RUNNING:
+        for source, said in steady.said.items():
+            self._standing.contributed(source, Contribution(*said), self._level, [])
+        if steady.phase is Phase.WAITING:
             self.finished(steady.idle, NO_END)
-        if steady.phase is Phase.WAITING and self.phase is Phase.SAVING:
-            self.snapshot_taken()
+            if self.phase is Phase.SAVING:
+                self.snapshot_taken()
 
     # ---- what is said ----
 

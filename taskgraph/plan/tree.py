@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from taskgraph.ids import Rank
-from taskgraph.plan.commit import NOWHERE, Contribution, Level, Reduction
+from taskgraph.plan.commit import NOWHERE, Contribution, Fields, Level, Reduction
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.orders import Order, Send
@@ -38,12 +38,11 @@ class Tree:
         """Whether a child has said something of an epoch that is not finished."""
         return self._reduction.has_heard
 
-    def passed(self, said: Contribution | None, levels: Mapping[Rank, Contribution]) -> None:
+    def passed(self, said: Level | None, children: Mapping[Rank, Fields]) -> None:
         """Take what was said last for the subtree, and by the children, while somebody else passed it on."""
-        if said is not None:
-            self._said = Level(said.safe, said.delivered)
-        for child, contribution in levels.items():
-            self._reduction.level(child, Level(contribution.safe, contribution.delivered))
+        self._said = said or self._said
+        for child, fields in children.items():
+            self._reduction.level(child, Level(*fields[4:]))
 
     def up(self, topic: Topic, data: bytes, orders: list[Order]) -> None:
         """Send something to the rank above."""

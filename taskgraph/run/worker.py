@@ -40,7 +40,7 @@ _TOPICS = {int(topic): topic for topic in Topic}
 
 _COMMITTING = (Topic.CONTRIBUTION, Topic.VERDICT, Topic.LEVEL_UP, Topic.LEVEL_DOWN)
 _ENDING = (Topic.OVER, Topic.OVER_ACK, Topic.LEAVE)
-_COMPOSING = (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)
+_COMPOSING = frozenset(map(int, (Topic.DECLARED, Topic.ASK, Topic.COMPOSED)))
 
 
 class Left(Exception):
@@ -96,7 +96,7 @@ class Worker:
             self._transport.urgent = ALWAYS
         self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
-        self._queue: deque[Callable[[], Orders]] = deque()
+        self._queue: deque[tuple[Callable[..., Orders], tuple[Any, ...]]] = deque()
         self._arrived: ArrivedCopy | None = None
         self._computing = False
         self._at: Epoch | None = None
@@ -185,7 +185,7 @@ class Worker:
             orders = self._obey(orders)
             while not orders:
                 if self._queue:
-                    orders = self._queue.popleft()()
+                    orders = self._next()
                 else:
                     assert self._transport is not None  # alone, nothing has to be waited for
                     self._transport.pump()
@@ -193,7 +193,9 @@ class Worker:
     def _obey(self, orders: Orders) -> Orders:
         """Carry orders out, and return what the answer to the last of them brings."""
         answer: Orders = ()
-        ends = bool(orders) and isinstance(orders[-1], do.Leave)  # that holds in any generation
+        if not orders:
+            return answer
+        ends = isinstance(orders[-1], do.Leave)  # that holds in any generation
         admits, generation = self._snapshots.admits, self._member.generation
         for order in orders:
             if not ends and not admits(generation):  # `plan.fence.may_act`
@@ -205,7 +207,7 @@ class Worker:
         """Between generations: drain what still comes in, and heed what is urgent; return whether something came."""
         came = self._transport is not None and self._transport.serve()
         while self._queue:
-            orders = self._queue.popleft()()
+            orders = self._next()
             if orders and isinstance(orders[-1], do.Leave):  # what else may come is of the generation that is over
                 self._obey(orders)
         return came
@@ -230,7 +232,7 @@ class Worker:
         self._epoch.begin(epoch)
         self._computing = True
         while self._queue:
-            self._obey(self._queue.popleft()())
+            self._obey(self._next())
         self._epoch.run()
         if self._transport is not None:
             trace.reached("send.pending")
@@ -243,7 +245,7 @@ class Worker:
         assert self._transport is not None
         self._computing = True
         while self._queue:
-            self._obey(self._queue.popleft()())
+            self._obey(self._next())
         while not self._control.may_begin(epoch):
             if not self._transport.serve():
                 time.sleep(NAP_S)
@@ -311,16 +313,16 @@ class Worker:
     # ---- messages; these run inside a wait of the transport ----
 
     def _on_control(self, source: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
-        if topic == Topic.FENCED:
-            self._control.fenced(source)
         said = _TOPICS[topic]
-        if said in _COMPOSING:
+        if topic in _COMPOSING:
             self._composing.receive(source, said, epoch, data)
-        else:
-            self._take(lambda: self._member.receive(source, said, data))
+            return
+        if said is Topic.FENCED:
+            self._control.fenced(source)
+        self._take(self._member.receive, source, said, data)
 
     def _on_copy(self, source: Rank, frames: list[Any]) -> None:
-        self._take(lambda: self._copy(source, frames))
+        self._take(self._copy, source, frames)
 
     def _copy(self, source: Rank, frames: list[Any]) -> Orders:
         copy = self._arrived = opened(frames)
@@ -340,11 +342,16 @@ class Worker:
             copy = Copy(order.slot.task, order.slot.boundary).encode()
             self._send(do.Send(order.source, Topic.WANT_WHOLE, copy))
 
-    def _take(self, event: Callable[[], Orders]) -> None:
+    def _take(self, event: Callable[..., Orders], *details: Any) -> None:
         if self._computing:
-            self._obey(event())
+            self._obey(event(*details))
         else:
-            self._queue.append(event)
+            self._queue.append((event, details))
+
+    def _next(self) -> Orders:
+        """Take the message that has waited longest."""
+        event, details = self._queue.popleft()
+        return event(*details)
 
     def _on_stray(self, source: Rank, generation: Generation) -> None:
         listed = source in self._decision.host_of
