@@ -96,7 +96,7 @@ class There:
                 taken = holder.write(at, self.generation, parts, note=note(at - 1, -1))
                 assert not isinstance(taken, Refusal), taken
             self.boundary = at
-            self.commits.heard(0, Known(self.generation, at - 1, at - 1))
+            self.commits.line(0).heard(*Known(self.generation, at - 1, at - 1))
             self.slots.free_below(at - 1, self.generation)
 
     def hear(self) -> None:
@@ -225,7 +225,7 @@ def test_trouble_is_told_and_goes_when_its_cause_does(there, tmp_path, caplog):
 
 def test_where_the_job_ends_there_is_no_checkpoint(there):
     there.run_to(5)
-    there.commits.heard(0, Known(0, 5, 5, 5, 0))
+    there.commits.line(0).heard(*Known(0, 5, 5, 5, 0))
     there.turns()
     assert there.complete() == []
 
@@ -345,7 +345,7 @@ def test_what_the_job_reached_while_its_last_checkpoint_was_written_is_written_a
 def test_a_job_that_ends_by_itself_is_not_stopped(there):
     there.run_to(5)
     there.gate.may_begin(5)
-    there.commits.heard(0, Known(0, 5, 5, 6, 0))
+    there.commits.line(0).heard(*Known(0, 5, 5, 6, 0))
     endings = asked_to_pause(there)
     there.turns()
     assert there.gate.may_begin(6)
@@ -356,7 +356,7 @@ def test_a_job_that_ends_by_itself_is_not_stopped(there):
 
 def test_what_is_complete_already_is_not_written_again(there):
     there.run_to(5)
-    there.commits.heard(0, Known(0, 5, 5))
+    there.commits.line(0).heard(*Known(0, 5, 5))
     there.turns()
     assert there.complete() == [5]
     endings = asked_to_pause(there)

@@ -81,7 +81,7 @@ def test_nothing_of_an_earlier_launch_may_be_written_any_more(tmp_path: Path):
 
 def test_what_commits_had_said_is_passed_on_also_over_a_launch_that_came_to_nothing(tmp_path: Path):
     commits = Commits.open(launched(tmp_path, 0).commits)
-    commits.heard(0, Known(0, 7, 6))
+    commits.line(0).heard(*Known(0, 7, 6))
     launched(tmp_path, 1)
     directory, attempt = next_launch(tmp_path, 2)
     found = inherit(directory, "n0", attempt)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskgraph._native.steady import Steady
 from taskgraph.errors import GraphError
 from taskgraph.plan import orders as do
 from taskgraph.plan import routes
@@ -21,11 +22,6 @@ from taskgraph.plan.messages import Copy, Topic
 from taskgraph.plan.phase import Phase
 
 
-class Unsteady(Member):
-    def _settled(self):
-        return None
-
-
 class Twins:
     """A member and one that knows of no steady state, both told the same."""
 
@@ -33,8 +29,8 @@ class Twins:
     """What follows the snapshot that is being taken."""
 
     def __init__(self, rank, host, epochs, every):
-        self.member = Member(rank, host, epochs=epochs, every=every)
-        self._other = Unsteady(rank, host, epochs=epochs, every=every)
+        self.member = Member(rank, host, epochs=epochs, every=every, steady=Steady)
+        self._other = Member(rank, host, epochs=epochs, every=every)
 
     def tell(self, event, *details):
         other = None
@@ -109,7 +105,7 @@ class Story:
 
     def _finish(self, rank):
         member = self.twins[rank].member
-        self.steady += member._steady is not None
+        self.steady += member.steady is not None
         epoch = member.boundary
         asked = 3 if epoch == self._ends_at and rank == len(self.twins) // 2 else NO_END
         idle = epoch == self._idle_in or (rank > 0 and self._rng.random() < 0.2)

@@ -8,9 +8,10 @@ cdef class Port:
     cpdef int send(self, uint64_t channel, uint64_t epoch, object value, bint copy) except -1
 
 cdef class Pump:
-    """Brings in what other ranks sent."""
+    """Brings in what other ranks sent, and takes to them what is no value."""
     cpdef int pump(self) except -1
     cpdef int poll(self) except -1
+    cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1
 
 cdef class InboundChannel:
     cdef readonly object id

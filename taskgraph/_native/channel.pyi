@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, final
 
 from typing_extensions import disjoint_base
 
-from taskgraph.ids import ChannelId, Tag, TaskId
+from taskgraph.ids import ChannelId, Rank, Tag, TaskId
 
 _Value = TypeVar("_Value")
 
@@ -47,6 +47,9 @@ class Pump:
 
     def poll(self) -> int:
         """Deliver what is there, without waiting. Raises as `pump` does."""
+
+    def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> int:
+        """Send bytes to the worker on another rank, in order with everything else sent there."""
 
 @final
 class InboundChannel:

@@ -35,6 +35,10 @@ cdef class Pump:
         """Deliver what is there, without waiting, where it is time to look again."""
         raise NotImplementedError
 
+    cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1:
+        """Send bytes to the worker on another rank, in order with everything else sent there."""
+        raise NotImplementedError
+
 
 cdef class InboundChannel:
     """The receiving end of a channel, as a processor sees it.

@@ -36,7 +36,7 @@ class Sender(Pump):
     def protect(self, array: NDArray[Any]) -> None:
         """Copy, instead of borrowing, what lies in the memory of this array. Keeps the array."""
 
-    def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> None:
+    def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> int:
         """Send bytes to the worker on another rank. They are copied, and arrive in the order of the calls.
 
         That is why long ones travel in several eager messages: a payload may come in after the next message.

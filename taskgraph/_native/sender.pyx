@@ -75,7 +75,7 @@ cdef class Sender(Pump):
         """Copy, instead of borrowing, what lies in the memory of this array. Keeps the array."""
         self.protected.append(array)
 
-    def send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data not None):
+    cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1:
         """Send bytes to the worker on another rank. They are copied, and arrive in the order of the calls.
 
         That is why long ones travel in several eager messages: a payload may come in after the next message.
@@ -96,7 +96,7 @@ cdef class Sender(Pump):
             self.send_scratch(peer, lead_bytes(header) + part)
             at += part
             if at == size:
-                return
+                return 0
             part = min(size - at, room)
 
     def send_copy(self, int peer, list frames not None):

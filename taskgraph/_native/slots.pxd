@@ -21,6 +21,8 @@ cdef class SlotTable:
     cdef bint move(self, int index, uint64_t cycle, uint64_t before, uint64_t after) noexcept nogil
     cdef uint64_t stamp_check(self, uint64_t* word, uint64_t cycle) noexcept nogil
 
+    cpdef bint admits(self, uint64_t generation) noexcept
+    cpdef int free_below(self, int64_t boundary, uint64_t generation, int64_t task=*) noexcept
     cpdef int64_t begin(self, int index, uint64_t generation) except? -9
     cpdef int complete(self, int index, uint64_t cycle, uint64_t generation, int64_t boundary,
                        uint64_t wrote) except? -9

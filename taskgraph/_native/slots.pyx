@@ -123,7 +123,7 @@ cdef class SlotTable:
         """The lowest generation that may still change a slot."""
         return load(self.words + WORDS)
 
-    def admits(self, uint64_t generation):
+    cpdef bint admits(self, uint64_t generation) noexcept:
         """Tell whether a generation is not below the floor."""
         return load(self.words + WORDS) <= generation
 
@@ -291,7 +291,7 @@ cdef class SlotTable:
             if swap(word, now, word_of(fence_of(now), cycle, _FREE)):
                 return 0
 
-    def free_below(self, int64_t boundary, uint64_t generation, int64_t task=-1):
+    cpdef int free_below(self, int64_t boundary, uint64_t generation, int64_t task=-1) noexcept:
         """Free every whole snapshot of a boundary below this one and not held back, of all tasks or one.
 
         Return 0, or FENCED where the generation is over; some may have been freed by then.

@@ -5,11 +5,9 @@ whole. Whatever is not as it was the last time, `write` leaves to its caller.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
-from taskgraph._native.blocks cimport Blocks
 from taskgraph._native.loan cimport Loan
-from taskgraph._native.slothead cimport SlotHead
 from taskgraph._native.slots cimport SlotTable
 
 from taskgraph import trace
@@ -17,11 +15,7 @@ from taskgraph import trace
 
 @cython.final
 cdef class OwnSlot:
-    """A slot of ours."""
-    cdef int index
-    cdef uint64_t cycle
-    cdef Blocks blocks
-    cdef SlotHead head
+    pass
 
 
 @cython.final
@@ -41,27 +35,13 @@ cdef class SlotWriter:
     ----------
     version : int
         Number of the last write by this process for this task (`Blocks`).
-    cycle, checksum : int
-        Of what was written last.
     """
-    cdef SlotTable table
-    cdef int64_t task
-    cdef uint64_t form
-    cdef int room
-    cdef bytes run
-    cdef int64_t generation     # -1: nothing is to be repeated
-    cdef Loan state
-    cdef bytes rest
-    cdef uint32_t pairs
-    cdef list slots
-    cdef OwnSlot newest
-    cdef public uint64_t version
-    cdef readonly uint64_t cycle, checksum
 
     def __cinit__(self, SlotTable table not None, int64_t task, uint64_t form, int room):
         self.table, self.task, self.form, self.room = table, task, form, room
         self.run = table.run
         self.generation = -1
+        self.slots = []
 
     def repeat(self, generation, arrays, rest, pairs, slots, int newest, uint64_t cycle):
         """Set what is to be repeated: a snapshot that was just written.
@@ -92,36 +72,43 @@ cdef class SlotWriter:
             self.slots.append(own)
         self.generation = generation
 
-    def forget(self):
-        """Repeat nothing: another snapshot has been begun in one of these slots."""
-        self.generation = -1
+    def written(self):
+        """Return what was written since, the oldest first: (index, boundary, note, checksum, cycle) of each slot."""
+        cdef OwnSlot own
+        found = [own for own in self.slots if own.version]
+        found.sort(key=version_of)
+        return [(own.index, int(own.boundary), int(own.note), int(own.checksum), int(own.cycle)) for own in found]
 
-    def write(self, int64_t boundary, int64_t generation, int64_t note):
-        """Copy the state into a slot: that of a boundary. What was not the same in the snapshot before counts as changed.
+    def forget(self):
+        """Repeat nothing: another snapshot is about to be written in one of these slots."""
+        self.generation = -1
+        self.slots, self.newest = [], None
+
+    cpdef bint write(self, int64_t boundary, int64_t generation, int64_t note) except -1:
+        """Copy the state into a slot: that of a boundary, with `note`.
 
         Returns
         -------
-        int
-            The index of the slot, whose `cycle` and `checksum` then are those of the snapshot; -1: nothing was written,
-            and whoever writes it in another way finds out why.
+        bool
+            False: nothing was written, and whoever does it in another way finds out why.
         """
         cdef OwnSlot own, base = self.newest
         cdef int64_t cycle
         cdef bint good
         if generation != self.generation or generation < 0:
-            return -1
+            return False
         if self.table.refuses(self.task, boundary, generation, self.room, generation) != 0:
-            return -1
+            return False
         if base is None or not self.table.is_whole(base.index, base.cycle):
-            return -1
+            return False
         for own in self.slots:
             if self.table.is_free(own.index):
                 break
         else:
-            return -1
+            return False
         cycle = self.table.begin(own.index, generation)
         if cycle < 0:
-            return -1
+            return False
         try:
             self.version += 1
             own.blocks.take_in(self.state, base.blocks, self.version)
@@ -129,8 +116,8 @@ cdef class SlotWriter:
                 trace.hook("snapshot.middle", None)
             good = self.table.is_whole(base.index, base.cycle)      # else it went while it was compared with
             if good:
-                self.checksum = own.blocks.checksum(self.form)
-                own.head.write(cycle, self.run, self.task, boundary, generation, note, self.form, self.checksum,
+                own.checksum = own.blocks.checksum(self.form)
+                own.head.write(cycle, self.run, self.task, boundary, generation, note, self.form, own.checksum,
                                self.pairs, self.rest)
                 good = self.table.complete(own.index, cycle, generation, boundary, generation) == 0
         except BaseException:
@@ -138,7 +125,11 @@ cdef class SlotWriter:
             raise
         if not good:
             self.table.cancel(own.index, cycle)
-            return -1
-        own.cycle = self.cycle = cycle
+            return False
+        own.boundary, own.note, own.cycle, own.version = boundary, note, cycle, self.version
         self.newest = own
-        return own.index
+        return True
+
+
+cdef object version_of(OwnSlot own):
+    return own.version

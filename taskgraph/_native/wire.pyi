@@ -12,6 +12,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from taskgraph._native.channel import Epoch
+from taskgraph._native.committer import Committer
 from taskgraph._native.sender import Peer, _Encodes
 from taskgraph._native.waiter import Waiter
 from taskgraph.ids import Generation, Rank
@@ -67,6 +68,9 @@ class Wire(Waiter):
     ) -> None: ...
     def peer(self, rank: Rank) -> Peer:
         """Return the way to `rank`, opening the receive for what it sends. Idempotent."""
+
+    def hear_first(self, committer: Committer) -> bool:
+        """Give control messages to `committer` first. Return True: that is done."""
 
     def adopt(self, generation: Generation) -> None:
         """Go over to a later generation: nothing of an older one is delivered or waited for any more.

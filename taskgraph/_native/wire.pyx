@@ -23,6 +23,7 @@ cimport numpy as cnp
 from numpy cimport ndarray
 
 from taskgraph._native.channel cimport Epoch
+from taskgraph._native.committer cimport Committer
 from taskgraph._native.message cimport (
     ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE,
     Header, check, empty, empty_bytes, head_bytes, lead_bytes,
@@ -64,6 +65,7 @@ cdef class Wire(Waiter):
     cdef object handlers
     cdef list later             # messages of later generations, in the order received
     cdef public object urgent
+    cdef Committer committer    # hears control messages first; None: nobody does
     cdef dict peers
     cdef dict pieces            # (rank, topic) -> the beginning of a control message that comes in several
     cdef dict copies            # rank -> deque of the copies from it that are not handed over yet
@@ -93,6 +95,11 @@ cdef class Wire(Waiter):
             self.post(buffer, EAGER_BYTES, rank, MESSAGE, buffer, None)
             self.peers[rank] = peer
         return peer
+
+    def hear_first(self, Committer committer not None):
+        """Give control messages to `committer` first. Return True: that is done."""
+        self.committer = committer
+        return True
 
     # ---- receiving ----
 
@@ -272,7 +279,8 @@ cdef class Wire(Waiter):
             return 0
         if self.pieces and (source, topic) in self.pieces:
             data = b"".join([*self.pieces.pop((source, topic)), data])
-        self.handlers.on_control(source, topic, epoch, data)
+        if self.committer is None or not self.committer.hear(source, topic, data):
+            self.handlers.on_control(source, topic, epoch, data)
         return 0
 
     # ---- the end ----

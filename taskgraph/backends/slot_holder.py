@@ -64,7 +64,8 @@ class Holder:
         self._block = block
         self._run = self._table.run
         self._pool = SlotPool(slots, task, form, block, at_once=at_once)
-        self._writer = SlotWriter(self._table, task, form.digest, slots.room)
+        self._version = 0
+        self.writer = SlotWriter(self._table, task, form.digest, slots.room)
         self._newest: Held | None = None
 
     # ---- writing ----
@@ -109,9 +110,10 @@ class Holder:
         if not self.form.accepts(lengths):
             raise ValueError(f"task {self.task} protects arrays of {self.form.sizes} bytes and was given {lengths}")
         draft = Draft(boundary, generation, note, history, lengths)
+        self._catch_up()
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
-            blocks.write(parts, old, self._writer.version)
+            blocks.write(parts, old, self._version)
             trace.reached("snapshot.middle")
             return True
 
@@ -133,7 +135,7 @@ class Holder:
             if own.file.head is not None and own.file.layout.fits(last.lengths, pairs)
         ]
         rest = self._pool.own[last.slot].file.rest(last.lengths, last.history)
-        self._writer.repeat(last.generation, arrays, rest, pairs, slots, last.slot, last.cycle)
+        self.writer.repeat(last.generation, arrays, rest, pairs, slots, last.slot, last.cycle)
 
     def repeat(self, boundary: Epoch, generation: Generation, note: int) -> bool:
         """Write another snapshot of the arrays of `prepare`, in the same generation and in few steps.
@@ -143,14 +145,33 @@ class Holder:
         bool
             False: nothing was written; `write` tells why, or does it.
         """
-        index = self._writer.write(boundary, generation, note)
-        if index < 0 or self._newest is None:
-            return False
-        task, _, _, _, history, form, _, lengths, _, _ = self._newest
-        checksum, cycle = self._writer.checksum, self._writer.cycle
-        held = Held(task, boundary, generation, note, history, form, checksum, lengths, index, cycle)
-        self._newest = self._pool.own[index].held = held
-        return True
+        return self.writer.write(boundary, generation, note)
+
+    def wrote(self, boundary: Epoch, generation: Generation) -> bool:
+        """Tell whether this is the snapshot that was written last."""
+        self._catch_up()
+        return self._newest is not None and self._newest[1:3] == (boundary, generation)
+
+    def _catch_up(self) -> None:
+        """Learn what the writer has written."""
+        last = self._newest
+        if last is None or self.writer.version == self._version:
+            return
+        self._version = self.writer.version
+        for index, boundary, note, checksum, cycle in self.writer.written():
+            held = Held(
+                self.task,
+                boundary,
+                last.generation,
+                note,
+                last.history,
+                last.form,
+                checksum,
+                last.lengths,
+                index,
+                cycle,
+            )
+            self._newest = self._pool.own[index].held = held
 
     def apply(self, head: DeltaHead, frames: Iterable[Any], generation: Generation) -> Held | Refusal:
         """Complete a snapshot that another host sent, in a slot of this host.
@@ -175,6 +196,7 @@ class Holder:
         """
         if head.form != self.form.digest or not self.form.accepts(head.lengths) or head.block != self._block:
             return Refusal.OTHER_FORM
+        self._catch_up()
         base = old = None
         if head.base is not None:
             base = self.find(head.base.boundary, head.base.generation)
@@ -185,7 +207,7 @@ class Holder:
         draft = Draft(head.boundary, head.generation, head.note, head.history, head.lengths)
 
         def fill(blocks: Blocks, old: Blocks | None) -> bool:
-            whole = blocks.apply(head.lengths, head.runs, pieces, old, self._writer.version)
+            whole = blocks.apply(head.lengths, head.runs, pieces, old, self._version)
             trace.reached("replicate.filled")
             return whole and blocks.checksum(head.form) == head.checksum
 
@@ -197,7 +219,7 @@ class Holder:
     ) -> Snapshot | Refusal:
         """Begin a slot, fill it, complete it."""
         table, (boundary, wrote, note, history, lengths) = self._table, draft
-        self._writer.forget()
+        self.writer.forget()
         refused = table.refuses(self.task, boundary, wrote, self._slots.room, generation)
         cycle = native.GONE
         while not refused and cycle == native.GONE:
@@ -208,7 +230,7 @@ class Holder:
             return _REFUSALS[refused]
         own = self._pool.own[index]
         slot = own.file
-        self._writer.version += 1
+        self._version = self.writer.version = self.writer.version + 1
         try:
             good = fill(slot.blocks, old)
             if base is not None and old is not None and not table.is_whole(base.slot, base.cycle):
@@ -241,6 +263,7 @@ class Holder:
 
     def find(self, boundary: Epoch, generation: Generation) -> Held | None:
         """Return a snapshot of the task that this host holds, of any writer."""
+        self._catch_up()
         for own in self._pool.own.values():
             held = own.held
             if held and held[1:3] == (boundary, generation) and self._table.is_whole(held.slot, held.cycle):
@@ -249,6 +272,7 @@ class Holder:
 
     def read(self, held: Held, arrays: Sequence[NDArray[Any]]) -> list[bytes] | Refusal:
         """Copy a snapshot into the task's arrays, as `SlotDir.read`, but for our own without mapping it again."""
+        self._catch_up()
         own = self._pool.own.get(held.slot)
         if own is None or own.held != held:
             return self._slots.read(held, arrays)
@@ -256,5 +280,5 @@ class Holder:
 
     def close(self) -> None:
         """Write nothing any more. What is whole stays until a commit frees it; the memory of the rest is given back."""
-        self._writer.forget()
+        self.writer.forget()
         self._pool.close()

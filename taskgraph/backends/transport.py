@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from numpy.typing import NDArray
 
 from taskgraph._native.channel import Port, Pump
+from taskgraph._native.committer import Committer
 from taskgraph.ids import Epoch, Generation, Rank
 
 OnControl = Callable[[Rank, int, Epoch, bytes], None]
@@ -44,7 +45,7 @@ class Transport(Protocol):
     def peer(self, rank: Rank) -> Port:
         """Return the way to another rank, and be ready for what it sends. Idempotent."""
 
-    def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
+    def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> object:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
 
     def send_copy(self, peer: Rank, frames: list[Any]) -> None:
@@ -61,6 +62,9 @@ class Transport(Protocol):
 
     def serve(self) -> bool:
         """Handle one message, if there is one, whatever the abort word says."""
+
+    def hear_first(self, committer: Committer) -> bool:
+        """Give control messages to `committer` before anybody else; return whether that is done."""
 
     def adopt(self, generation: Generation) -> None:
         """Go over to a later generation: nothing of an older one is delivered or waited for any more."""

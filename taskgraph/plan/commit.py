@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from taskgraph.errors import GraphError
 from taskgraph.ids import Epoch, Rank
@@ -22,13 +22,6 @@ UNBOUNDED: Epoch = 2**62
 _CONTRIBUTION = struct.Struct("<q??Bqq")
 _VERDICT = struct.Struct("<q?Bqq")
 _LEVEL = struct.Struct("<qq")
-
-pack_contribution, unpack_contribution = _CONTRIBUTION.pack, _CONTRIBUTION.unpack
-pack_verdict, unpack_verdict = _VERDICT.pack, _VERDICT.unpack
-"""Bytes of the fields, and back: without a tuple that has names."""
-
-Fields: TypeAlias = tuple[Any, ...]
-"""Of a `Contribution`."""
 
 
 class Contribution(NamedTuple):

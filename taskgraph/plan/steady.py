@@ -1,8 +1,8 @@
 """One epoch after the other while nothing else happens: what `taskgraph.plan.member` says then, in few steps.
 
 Nearly all epochs are alike: every rank finishes, nobody asks for the end, and each snapshot is safe by the commit that
-follows it. While that is so, all that a rank has to know are a few numbers. An event that is anything else gets no
-answer here: the member takes over what has come about, and answers itself.
+follows it. While that is so, all that a rank has to know are a few numbers, which compiled code keeps (`Steady`). An
+event that is anything else gets no answer here: the member takes over what has come about, and answers itself.
 
 Rule: every answer is, order for order, the one that the member would give. Only what it would say once a snapshot is
 taken comes with the order to take it.
@@ -10,29 +10,80 @@ taken comes with the order to take it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
 from taskgraph.ids import Epoch, Generation, Rank, TaskId
 from taskgraph.plan import grid
-from taskgraph.plan.commit import (
-    UNBOUNDED,
-    Fields,
-    Level,
-    pack_contribution,
-    pack_verdict,
-    unpack_contribution,
-    unpack_verdict,
-)
+from taskgraph.plan.commit import Level
 from taskgraph.plan.holdings import NO_END, Held, Known
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.orders import Committed, Order, Orders, Record, RunEpoch, Send, Snapshot
-from taskgraph.plan.phase import Phase
 from taskgraph.plan.routes import TreePlace
 
+_NOTED, _UP, _COMMIT = range(3)
 
-class Steady:
-    """The epochs of one rank, from one that it is about to run.
+
+class Steady(Protocol):
+    """What is known of the epoch that is run or finished now (`taskgraph._native.steady`)."""
+
+    @property
+    def committed(self) -> Epoch:
+        """All epochs below are finished everywhere."""
+
+    @property
+    def safe(self) -> Epoch:
+        """The boundary that is safe, as far as it was heard."""
+
+    @property
+    def delivered(self) -> Epoch:
+        """Up to here ``committed`` has been called on all ranks, as far as it was heard."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether this rank has finished the epoch."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its tasks composed anything in the last one that it finished."""
+
+    @property
+    def message(self) -> bytes:
+        """What is to be sent."""
+
+    @property
+    def below(self) -> tuple[Epoch, Epoch]:
+        """How far (safe, delivered) all below had got when this rank last said so."""
+
+    @property
+    def said(self) -> Mapping[Rank, tuple[bool, Epoch, Epoch]]:
+        """What children have said of the epoch: by rank, (idle, safe, delivered)."""
+
+    @property
+    def heard(self) -> Mapping[Rank, tuple[Epoch, Epoch]]:
+        """How far each child had got when it last said something: by rank, (safe, delivered)."""
+
+    def stop(self) -> None:
+        """Have no answer from now on."""
+
+    def finished(self, idle: bool) -> int:
+        """Take that this rank has finished the epoch, its snapshot included."""
+
+    def received(self, source: Rank, topic: int, data: bytes) -> int:
+        """Take a control message."""
+
+
+MakeSteady = Callable[[Rank | None, tuple[Rank, ...], bool, Epoch | None, int, Epoch, Epoch, Epoch], Steady]
+"""Makes one: who is above and below, whether tasks are run here, epochs, every, committed, safe, delivered."""
+
+
+class Answers:
+    """The orders of a steady rank, from an epoch that it is about to run.
 
     Parameters
     ----------
+    make
+        Makes a `Steady`.
     place
         In the tree.
     tasks
@@ -43,29 +94,11 @@ class Steady:
         That of the epoch.
     known
         Up to its safe boundary ``committed`` has been called here, and of each task that snapshot is kept, no other.
-
-    Attributes
-    ----------
-    boundary
-        The newest that this rank has reached.
-    committed
-        The newest that all have: that of the epoch which is run or finished now.
-    phase
-        RUNNING or WAITING.
-    safe, delivered
-        How far all have got, as it was heard.
-    idle
-        Whether none of its tasks composed anything in the last epoch that it finished.
-    said
-        What its children have said of this epoch: the fields of a `Contribution`.
-    before
-        What they said of the one before.
-    subtree
-        How far all below had got when it last said so.
     """
 
     def __init__(
         self,
+        make: MakeSteady,
         place: TreePlace,
         generation: Generation,
         tasks: tuple[TaskId, ...],
@@ -74,96 +107,43 @@ class Steady:
         boundary: Epoch,
         known: Level,
     ) -> None:
+        self.steady = make(place.parent, place.children, bool(tasks), epochs, every, boundary, *known)
         self._parent, self._children = place.parent, place.children
         self._generation = generation
         self._tasks = tasks
-        self._epochs = epochs
         self._every = every
-        self.boundary = self.committed = boundary
-        self.safe, self.delivered = known
-        self.phase = Phase.RUNNING
-        self.idle = False
-        self.said: dict[Rank, Fields] = {}
-        self.before: dict[Rank, Fields] = {}
-        self.subtree: Level | None = None
-        self._saved = known.safe
-
-    # ---- events; None: the member has to answer ----
 
     def finished(self, idle: bool, asked: int) -> Orders | None:
-        """Answer as `Member.finished`, and `Member.snapshot_taken` where a snapshot is due."""
-        boundary = self.committed + 1
-        if asked != NO_END or boundary == self._epochs:
+        """Answer as `Member.finished`, and `Member.snapshot_taken` where a snapshot is due. None: it has to."""
+        steady = self.steady
+        if asked != NO_END:
             return None
+        boundary, called = steady.committed + 1, steady.safe
+        orders = self._said(steady.finished(idle), called)
         due = grid.due(boundary, self._every, self._tasks)
-        before, called = self._saved, self.safe
-        if due:
-            self._saved = boundary
-        self.idle = idle
-        orders = self._complete() if len(self.said) == len(self._children) else ()
-        if orders is None:
-            self._saved = before
-            return None
-        if self.committed < boundary:
-            self.boundary, self.phase = boundary, Phase.WAITING
-        if not due:
+        if orders is None or not due:
             return orders
         slots = tuple([Held(task, boundary, self._generation) for task in due])
         return (Snapshot(boundary, slots, (called,) * len(due), False), *orders)
 
     def receive(self, source: Rank, topic: Topic, data: bytes) -> Orders | None:
-        """Answer as `Member.receive`."""
-        if topic is Topic.VERDICT:
-            epoch, last, _, safe, delivered = unpack_verdict(data)
-            if last or epoch != self.committed or self.phase is not Phase.WAITING or not self._keeps_one(safe):
-                return None
-            return self._commit(data, safe, delivered)
-        if topic is not Topic.CONTRIBUTION:
-            return None
-        said = unpack_contribution(data)
-        if said[0] != self.committed or said[2] or source not in self._children:
-            return None
-        self.said[source] = said
-        if self.phase is not Phase.WAITING or len(self.said) < len(self._children):
+        """Answer as `Member.receive`. None: it has to."""
+        called = self.steady.safe
+        return self._said(self.steady.received(source, topic, data), called)
+
+    def _said(self, step: int, called: Epoch) -> Orders | None:
+        """Return what follows from an event; ``committed`` had been called up to `called`."""
+        steady = self.steady
+        if step == _NOTED:
             return ()
-        orders = self._complete()
-        if orders is None:
-            del self.said[source]
-        return orders
-
-    # ---- commits ----
-
-    def _complete(self) -> Orders | None:
-        """Say what all below have finished, or, at the root, that everybody has."""
-        idle = self.idle
-        safe, delivered = (self._saved, self.safe) if self._tasks else (UNBOUNDED, UNBOUNDED)
-        for said in self.said.values():
-            idle = idle and said[1]
-            safe = min(safe, said[4])
-            delivered = min(delivered, said[5])
-        if self._parent is not None:
-            self.subtree = Level(safe, delivered)
-            data = pack_contribution(self.committed, idle, False, 0, safe, delivered)
-            return (Send(self._parent, Topic.CONTRIBUTION, data),)
-        if idle or not self._keeps_one(safe):
+        if step == _UP:
+            assert self._parent is not None
+            return (Send(self._parent, Topic.CONTRIBUTION, steady.message),)
+        if step != _COMMIT:
             return None
-        return self._commit(pack_verdict(self.committed, False, 0, safe, delivered), safe, delivered)
-
-    def _keeps_one(self, safe: Epoch) -> bool:
-        """Tell whether a commit of this safe boundary leaves one snapshot of each task, everywhere: the newest."""
-        return safe == self._saved if self._tasks else safe > self.committed + 1 - self._every
-
-    def _commit(self, verdict: bytes, safe: Epoch, delivered: Epoch) -> Orders:
-        """Go on to the next epoch."""
-        boundary = self.boundary = self.committed = self.committed + 1
-        self.phase = Phase.RUNNING
-        self.before, self.said = self.said, {}
-        called, self.safe = self.safe, max(self.safe, safe)
-        self.delivered = max(self.delivered, delivered)
-        known = Known(self._generation, self.safe, min(self.delivered, self.safe))
-        orders: list[Order] = [Send(child, Topic.VERDICT, verdict) for child in self._children]
-        orders.append(Record(known))
-        if self.safe > called:
-            orders += [Committed(task, called, self.safe) for task in self._tasks]
-        orders.append(RunEpoch(boundary))
+        orders: list[Order] = [Send(child, Topic.VERDICT, steady.message) for child in self._children]
+        orders.append(Record(Known(self._generation, steady.safe, min(steady.delivered, steady.safe))))
+        if steady.safe > called:
+            orders += [Committed(task, called, steady.safe) for task in self._tasks]
+        orders.append(RunEpoch(steady.committed))
         return tuple(orders)

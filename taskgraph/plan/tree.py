@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from taskgraph.ids import Rank
-from taskgraph.plan.commit import NOWHERE, Contribution, Fields, Level, Reduction
+from taskgraph.ids import Epoch, Rank
+from taskgraph.plan.commit import NOWHERE, Contribution, Level, Reduction
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.orders import Order, Send
@@ -38,11 +38,11 @@ class Tree:
         """Whether a child has said something of an epoch that is not finished."""
         return self._reduction.has_heard
 
-    def passed(self, said: Level | None, children: Mapping[Rank, Fields]) -> None:
+    def passed(self, said: Level, children: Mapping[Rank, tuple[Epoch, Epoch]]) -> None:
         """Take what was said last for the subtree, and by the children, while somebody else passed it on."""
-        self._said = said or self._said
-        for child, fields in children.items():
-            self._reduction.level(child, Level(*fields[4:]))
+        self._said = said
+        for child, level in children.items():
+            self._reduction.level(child, Level(*level))
 
     def up(self, topic: Topic, data: bytes, orders: list[Order]) -> None:
         """Send something to the rank above."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sized
 from typing import Any
 
+from taskgraph._native.committer import Committer
+from taskgraph._native.slotwriter import SlotWriter
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.slot_delta import Delta, Snapshot, send_held
 from taskgraph.backends.slot_file import Form
 from taskgraph.backends.slot_file import Held as Slot
 from taskgraph.backends.slot_holder import Holder
 from taskgraph.backends.slots import Refusal, SlotDir
+from taskgraph.backends.transport import Transport
 from taskgraph.errors import EpochAborted, TaskgraphError
 from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan import orders as do
@@ -18,10 +21,9 @@ from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.lineage import History, is_valid
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.relaunch import failures_before
-from taskgraph.plan.succession import Over
 from taskgraph.run import copies
 from taskgraph.run.replicas import Replica, Replicas
-from taskgraph.run.slot_note import delivered_of, end_of, note
+from taskgraph.run.slot_note import END_BITS, delivered_of, end_of, note
 from taskgraph.run.task_files import TaskFiles
 
 
@@ -41,8 +43,7 @@ class HostSnapshots:
     def __init__(self, slots: SlotDir, commits: Commits, index: int, checkpoints: TaskFiles | None = None) -> None:
         self._slots = slots
         self.admits = slots.admits
-        self._commits = commits
-        self._index = index
+        self._line = commits.line(index)
         self._checkpoints = checkpoints
         self._holders: dict[TaskId, Holder] = {}
         self._taken: dict[tuple[TaskId, Epoch, Generation], Snapshot] = {}
@@ -104,9 +105,21 @@ class HostSnapshots:
             history=self._lineage,
             base=self._resumed.pop(task, None) if self._resumed else None,
         )
+        if taken is Refusal.HELD and holder.wrote(boundary, generation):
+            return  # before that of another task could not be
         if isinstance(taken, Refusal):
             raise self._refused(taken, f"boundary {boundary} of task {task} was not saved")
         self._taken[task, boundary, generation] = taken
+
+    def committer(self, transport: Transport, queue: Sized) -> Committer | None:
+        """Return who ends the epochs of this rank while nothing else happens."""
+        committer = Committer(transport, self._slots.table, self._line, queue, END_BITS)
+        return committer if transport.hear_first(committer) else None
+
+    def writers(self, tasks: Iterable[TaskId]) -> list[SlotWriter] | None:
+        """Return who repeats the snapshots of tasks; None: of one of them no snapshot can be repeated."""
+        writers = [self._holders[task].writer for task in tasks]
+        return writers if all(writer.generation == self._generation for writer in writers) else None
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.
@@ -131,7 +144,7 @@ class HostSnapshots:
 
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
-        self._commits.heard(self._index, known)
+        self._line.heard(*known)
         self._slots.free_below(known.safe, self._generation)
         for key in [key for key in self._taken if key[1] < known.safe]:
             del self._taken[key]
@@ -170,7 +183,7 @@ class HostSnapshots:
 
     def mark_over(self, generation: Generation, status: int) -> None:
         """Write down that the job is over."""
-        self._commits.mark_over(self._index, Over(generation, status))
+        self._line.mark_over(generation, status)
 
     def _refused(self, refusal: Refusal, what: str) -> BaseException:
         """Return what to raise: below the floor nothing is wrong, the next generation is coming."""

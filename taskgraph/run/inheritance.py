@@ -124,7 +124,7 @@ def inherit(directory: HostDir, host: Host, attempt: Supervised) -> Inherited | 
 def pass_on(directory: HostDir, known: Known) -> None:
     """Write down in a launch's own file what the commits of earlier ones had said."""
     commits = Commits.open(directory.commits)
-    commits.heard(0, known)
+    commits.line(0).heard(*known)
     commits.close()
 
 

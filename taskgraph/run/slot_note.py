@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from taskgraph.ids import Epoch
 
-_END_BITS = 10
+END_BITS = 10
+"""Where nobody asked for the end, the rest of the note is 0."""
 
 
 def note(delivered: Epoch, end: int) -> int:
     """Return how far ``committed`` had been called, and the status that the task asked the job to end with."""
-    return delivered << _END_BITS | (end + 1)
+    return delivered << END_BITS | (end + 1)
 
 
 def delivered_of(noted: int) -> Epoch:
     """Return how far ``committed`` had been called."""
-    return noted >> _END_BITS
+    return noted >> END_BITS
 
 
 def end_of(noted: int) -> int:
     """Return the status asked for, or `NO_END`."""
-    return (noted & (1 << _END_BITS) - 1) - 1
+    return (noted & (1 << END_BITS) - 1) - 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sized
 from typing import Any, Protocol
 
+from taskgraph._native.committer import Committer
+from taskgraph._native.slotwriter import SlotWriter
+from taskgraph.backends.transport import Transport
 from taskgraph.ids import Epoch, Generation, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.holdings import Held, Known
@@ -31,6 +34,12 @@ class Snapshots(Protocol):
 
     def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Copy the protected state of tasks into slots. Raises EpochAborted below the floor."""
+
+    def committer(self, transport: Transport, queue: Sized) -> Committer | None:
+        """Return who ends the epochs of this rank while nothing else happens; None: nobody but its member."""
+
+    def writers(self, tasks: Iterable[TaskId]) -> list[SlotWriter] | None:
+        """Return who repeats the snapshots of tasks; None: of one of them no snapshot can be repeated."""
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.
@@ -88,6 +97,14 @@ class NoSnapshots:
 
     def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Do nothing."""
+
+    def committer(self, transport: Transport, queue: Sized) -> Committer | None:
+        """Return None."""
+        return None
+
+    def writers(self, tasks: Iterable[TaskId]) -> list[SlotWriter] | None:
+        """Return None."""
+        return None
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Never called: nothing is held."""

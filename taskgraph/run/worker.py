@@ -14,12 +14,15 @@ from typing import Any
 
 from taskgraph import trace
 from taskgraph._native.channel import Epoch as NativeEpoch
+from taskgraph._native.committer import LEFT, NOT_DONE
+from taskgraph._native.steady import Steady
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.errors import EpochAborted
 from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
+from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.lineage import History
 from taskgraph.plan.member import Member
 from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
@@ -86,7 +89,7 @@ class Worker:
         self._control = control
         self._snapshots = snapshots
         self._decision = decision
-        self._member = Member(rank, host, epochs=config.epochs, every=config.protect_every)
+        self._member = Member(rank, host, epochs=config.epochs, every=config.protect_every, steady=Steady)
         codec = Codec()
         self._epoch = NativeEpoch(codec)
         self._transport: Transport | None = None
@@ -97,6 +100,7 @@ class Worker:
         self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[tuple[Callable[..., Orders], tuple[Any, ...]]] = deque()
+        self._committer = None if self._transport is None else snapshots.committer(self._transport, self._queue)
         self._arrived: ArrivedCopy | None = None
         self._computing = False
         self._at: Epoch | None = None
@@ -223,7 +227,42 @@ class Worker:
             trace.hook("commit.ending", None)
 
     def _run_epoch(self, order: do.RunEpoch) -> Orders:
-        epoch = self._at = order.epoch
+        """Run an epoch, and while nothing else happens one after the other."""
+        epoch = order.epoch
+        steady = self._settle()
+        told = steady.safe if steady is not None else 0
+        hearing = [replica.id for replica in self._replicas.primaries if replica.hears_commits]
+        while True:
+            idle = self._compute(epoch)
+            if steady is None or self._committer is None or self._replicas.asked != NO_END:
+                break
+            done = self._committer.commit(idle)
+            if done == NOT_DONE:
+                break
+            if done == LEFT:
+                return ()
+            epoch += 1
+            if hearing and not self._snapshots.admits(self._member.generation):
+                raise EpochAborted
+            for task in hearing:
+                self._replicas.committed(task, told, steady.safe)
+            told = steady.safe
+        return self._member.finished(idle, self._replicas.asked)
+
+    def _settle(self) -> Steady | None:
+        """Let compiled code end the epochs from here on, if it can, and return what it goes by."""
+        steady = self._member.steady
+        if self._committer is None or not isinstance(steady, Steady):
+            return None
+        writers = self._snapshots.writers(replica.id for replica in self._replicas.primaries)
+        if writers is None:
+            return None
+        self._committer.begin(steady, self._member.generation, writers)
+        return steady
+
+    def _compute(self, epoch: Epoch) -> bool:
+        """Run an epoch up to its commit; return whether no task composed anything."""
+        self._at = epoch
         if not self._control.may_begin(epoch):
             self._wait_to_begin(epoch)
         self._control.progress(epoch)
@@ -238,7 +277,7 @@ class Worker:
             trace.reached("send.pending")
             self._transport.finish_sends()
         self._computing = False
-        return self._member.finished(idle, self._replicas.asked)
+        return idle
 
     def _wait_to_begin(self, epoch: Epoch) -> None:
         """Answer messages, as in an epoch that takes its time, until the next may begin."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph._native.channel import Port, Pump, own_copy
+from taskgraph._native.committer import Committer
 from taskgraph._native.message import borrows, give_back
 from taskgraph.backends.transport import Handlers
 from taskgraph.errors import EpochAborted
@@ -76,9 +77,14 @@ class LoopbackTransport(Pump):
         """Return the way to another thread."""
         return LoopbackPort(self._network.inboxes[rank], self._codec, self._borrow)
 
-    def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> None:
+    def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> int:
         """Put a control message into the other thread's inbox."""
         self._network.inboxes[peer].put((self._rank, topic, epoch, data))
+        return 0
+
+    def hear_first(self, committer: Committer) -> bool:
+        """Return False: without slots nobody commits but the member."""
+        return False
 
     def protect(self, array: NDArray[Any]) -> None:
         """Let the array stay writable when it is put."""

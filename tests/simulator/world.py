@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from taskgraph._native.steady import Steady
 from taskgraph.plan import lifecycle, records
 from taskgraph.plan.decision import Decision, start
 from taskgraph.plan.layout import assign
@@ -65,7 +66,7 @@ class World:
         plan = self.schedule
         host = self.hosts[number // plan.ranks_per_host]
         epochs = None if plan.by_shutdown else plan.epochs
-        rank = Rank(number, host, Member(number, host.name, epochs=epochs, every=plan.every))
+        rank = Rank(number, host, Member(number, host.name, epochs=epochs, every=plan.every, steady=Steady))
         host.ranks.append(rank)
         return rank
 

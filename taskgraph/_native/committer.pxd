@@ -1,0 +1,22 @@
+"""The end of an epoch while nothing else happens."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from taskgraph._native.channel cimport Pump
+from taskgraph._native.commitline cimport CommitLine
+from taskgraph._native.slots cimport SlotTable
+from taskgraph._native.steady cimport Steady, Step
+
+cdef class Committer:
+    cdef Pump transport
+    cdef SlotTable table
+    cdef CommitLine line
+    cdef object queue
+    cdef int note_bits
+    cdef Steady steady          # None: nothing is done here
+    cdef list writers
+    cdef int64_t generation
+
+    cdef bint hear(self, int source, uint64_t topic, bytes data) except -1
+    cdef int say(self, Step step) except -1
+    cdef int record(self) except -1
