@@ -7,6 +7,11 @@ from taskgraph._native.commitline cimport CommitLine
 from taskgraph._native.slots cimport SlotTable
 from taskgraph._native.steady cimport Steady, Step
 
+cdef enum Done:
+    _NOT_DONE = -1
+    _LEFT = 0
+    _COMMITTED = 1
+
 cdef class Committer:
     cdef Pump transport
     cdef SlotTable table
@@ -17,6 +22,7 @@ cdef class Committer:
     cdef list writers
     cdef int64_t generation
 
+    cdef Done try_to_commit(self, bint idle) except? _NOT_DONE
     cdef bint hear(self, int source, uint64_t topic, bytes data) except -1
     cdef int say(self, Step step) except -1
     cdef int record(self) except -1

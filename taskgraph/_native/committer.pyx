@@ -19,11 +19,6 @@ from taskgraph._native.steady cimport ANOTHERS, CONTRIBUTION, NOTED, UP, VERDICT
 from taskgraph import trace
 from taskgraph.errors import EpochAborted
 
-cdef enum:
-    _NOT_DONE = -1
-    _LEFT = 0
-    _COMMITTED = 1
-
 COMMITTED, LEFT, NOT_DONE = _COMMITTED, _LEFT, _NOT_DONE
 
 
@@ -66,14 +61,21 @@ cdef class Committer:
         Returns
         -------
         int
-            COMMITTED: all have. LEFT: the member has been sent a message, and knows the rest by taking over. NOT_DONE:
-            the member has to be told that the epoch is finished; snapshots may have been written already.
+            COMMITTED: all have. Otherwise nothing more is done here until `begin`. LEFT: a message came for the member,
+            which goes on from what is known. NOT_DONE: the member has to be told that the epoch is finished; snapshots
+            may have been written already.
 
         Raises
         ------
         EpochAborted
             The generation is over.
         """
+        cdef Done done = self.try_to_commit(idle)
+        if done != _COMMITTED:
+            self.steady = None      # or what is heard from now on would never reach the member
+        return int(done)
+
+    cdef Done try_to_commit(self, bint idle) except? _NOT_DONE:
         cdef Steady steady = self.steady
         cdef SlotWriter writer
         cdef int64_t epoch
