@@ -21,6 +21,7 @@ from taskgraph.run.control import NoControl
 from taskgraph.run.copies import closed, opened
 from taskgraph.run.replicas import Program
 from taskgraph.run.slot_note import note
+from taskgraph.run.snapshots import NoSnapshots
 from taskgraph.run.worker import Worker
 
 KNOWN_BYTES = 40
@@ -41,23 +42,14 @@ class Idle(tg.Task):
         pass
 
 
-class Full:
+class Full(NoSnapshots):
     """Snapshots of a host that keeps three, of boundaries 1 to 3, and writes down what is done to it."""
 
     def __init__(self):
         self.done = []
 
-    def admits(self, generation):
-        return True
-
     def held(self):
         return [Held(0, boundary, 0, -1) for boundary in (1, 2, 3)]
-
-    def declare(self, replica):
-        pass
-
-    def adopt(self, generation, history):
-        pass
 
     def held_of(self, task):
         return self.held()
@@ -102,7 +94,7 @@ def test_a_commit_that_comes_with_a_copy_frees_room_before_the_copy_is_written()
     worker._maker = None
     worker._obey(orders)
     sent.clear()
-    worker._computing = True
+    worker._epochs.are_computing = True
     worker._on_copy(0, closed(WHOLE, Known(generation=0, safe=2, delivered=2)))
     assert snapshots.done == [("record", 2), ("store", Held(0, 4, 0), [b"the bytes"])]
     assert sent == [(0, Topic.ACK)]

@@ -20,6 +20,7 @@ from taskgraph.plan.layout import assign
 from taskgraph.plan.member import Member
 from taskgraph.plan.messages import Copy, Topic
 from taskgraph.plan.phase import Phase
+from taskgraph.plan.steady_member import SteadyMember
 
 
 class Twins:
@@ -29,7 +30,7 @@ class Twins:
     """What follows the snapshot that is being taken."""
 
     def __init__(self, rank, host, epochs, every):
-        self.member = Member(rank, host, epochs=epochs, every=every, steady=Steady)
+        self.member = SteadyMember(rank, host, epochs=epochs, every=every, steady=Steady)
         self._other = Member(rank, host, epochs=epochs, every=every)
 
     def tell(self, event, *details):
@@ -49,7 +50,17 @@ class Twins:
             self._knows = True
         assert said == other, f"{event}{details}"
         assert (self.member.phase, self.member.boundary) == (self._other.phase, self._other.boundary)
+        if self.member.steady is None and self.member.phase is not Phase.LEFT:
+            assert known(self.member) == known(self._other)
         return said
+
+
+def known(member):
+    """Return all that a member knows of commits and snapshots."""
+    parts = (member._standing, member._tree, member._tree._reduction, member._snapshots, member._delivery)
+    of_parts = {f"{type(part).__name__}.{name}": value for part in parts for name, value in vars(part).items()}
+    of_parts |= vars(member._snapshots._replication)
+    return {name: value for name, value in of_parts.items() if not hasattr(value, "__dict__")}
 
 
 class Story:

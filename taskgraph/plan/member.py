@@ -38,7 +38,6 @@ from taskgraph.plan.phase import Phase
 from taskgraph.plan.replication import Sending, arrived
 from taskgraph.plan.snapshots import Snapshots
 from taskgraph.plan.standing import Standing
-from taskgraph.plan.steady import Answers, MakeSteady, Steady
 
 NOTHING: Orders = ()
 
@@ -52,8 +51,6 @@ class Member:
         After so many the job ends; None: when somebody asks for it.
     every
         Epochs between two snapshots.
-    steady
-        Makes what answers while nothing else happens; None: this one always does.
 
     Attributes
     ----------
@@ -63,9 +60,7 @@ class Member:
         The newest that this rank has reached.
     """
 
-    def __init__(
-        self, rank: Rank, host: Host, *, epochs: int | None, every: int, steady: MakeSteady | None = None
-    ) -> None:
+    def __init__(self, rank: Rank, host: Host, *, epochs: int | None, every: int) -> None:
         self._rank = rank
         self._host = host
         self._epochs = epochs
@@ -75,14 +70,11 @@ class Member:
         self.generation = -1
         self.boundary: Epoch = -1
         self.decision: Decision | None = None
-        self._make_steady = steady
-        self._answers: Answers | None = None
 
     # ---- from one generation to the next ----
 
     def interrupted(self) -> None:
         """Note that the generation is over: the epoch was left, and messages of it count no more."""
-        self._forget_steady()
         if self.phase is not Phase.LEFT:
             self.phase = Phase.AWAY
 
@@ -96,7 +88,6 @@ class Member:
         held
             The whole snapshots on this host.
         """
-        self._forget_steady()
         self.decision, self.generation = decision, decision.generation
         self.boundary = decision.boundary
         self.phase = Phase.RESTORING
@@ -143,10 +134,6 @@ class Member:
         asked
             The highest status that one of its tasks asked the job to end with, or `NO_END`.
         """
-        if self._answers is not None:
-            answer = self._steadily(self._answers.finished(idle, asked))
-            if answer is not None:
-                return answer
         self.boundary += 1
         self._idle, self._asked = idle, asked
         self._contributed = False
@@ -155,8 +142,6 @@ class Member:
 
     def snapshot_taken(self) -> Orders:
         """Take that the snapshot that was ordered is whole."""
-        if self._answers is not None:
-            return NOTHING
         orders = self._sent(self._snapshots.taken())
         if self._contributed:
             self._say_level(orders)
@@ -182,70 +167,7 @@ class Member:
             self.phase = Phase.RUNNING
             orders += self._delivery.due(standing.safe)
             orders.append(RunEpoch(self.boundary))
-            self._answers = self._settled()
         return tuple(orders)
-
-    # ---- while nothing else happens ----
-
-    @property
-    def steady(self) -> Steady | None:
-        """What is known of commits, and by nobody else, while nothing else happens."""
-        return None if self._answers is None else self._answers.steady
-
-    def _settled(self) -> Answers | None:
-        """Return who answers from the epoch on that begins: nothing of what went before may come to matter in it."""
-        standing = self._standing
-        if self._make_steady is None or self.boundary + 1 == self._epochs or not standing.is_settled:
-            return None
-        if not self._snapshots.are_settled(standing.safe) or self._delivery.lowest < standing.safe:
-            return None
-        known = Level(standing.safe, standing.delivered)
-        return Answers(
-            self._make_steady,
-            self._tree.place,
-            self.generation,
-            self._tasks,
-            self._epochs,
-            self._every,
-            self.boundary,
-            known,
-        )
-
-    def _steadily(self, orders: Orders | None) -> Orders | None:
-        """Return the answer of the steady state; where it has none, take over."""
-        steady = self.steady
-        assert steady is not None
-        if orders is None:
-            self._take_over(steady)
-        else:
-            self.boundary = steady.committed + steady.waits
-            self.phase = Phase.WAITING if steady.waits else Phase.RUNNING
-        return orders
-
-    def _take_over(self, steady: Steady) -> None:
-        """Catch up: with the epochs in one, with what has come since event by event, of which the orders are given."""
-        steady.stop()
-        self._answers = None
-        self.boundary, self.phase = steady.committed, Phase.RUNNING
-        if steady.committed > self._standing.committed:
-            self._standing.passed(steady.committed, steady.safe, steady.delivered)
-            self._tree.passed(Level(*steady.below), steady.heard)
-            self._snapshots.passed(steady.committed, steady.safe, self.generation)
-            self._delivery.passed(steady.safe)
-        for source, (idle, *level) in steady.said.items():
-            said = Contribution(steady.committed, idle, False, 0, *level)
-            self._standing.contributed(source, said, self._level, [])
-        if steady.waits:
-            self.finished(steady.idle, NO_END)
-            if self.phase is Phase.SAVING:
-                self.snapshot_taken()
-
-    def _forget_steady(self) -> None:
-        if self._answers is not None:
-            self._answers.steady.stop()
-        self._answers = None
-
-    # ---- what is said ----
 
     def _snapshot(self) -> Snapshot:
         end = self._standing.end if self.boundary == self._standing.end_at else self._asked
@@ -320,7 +242,6 @@ class Member:
             The end is that of the job, so others are told, who may be cut off from where this one learned of it. False:
             this rank gives up, because etcd is away; those to whom it is not may have begun a generation without it.
         """
-        self._forget_steady()
         self.phase = Phase.LEFT
         orders: list[Order] = []
         if everywhere and self.generation >= 0:
@@ -340,10 +261,6 @@ class Member:
             return self.ended(Ending.decode(data))
         if self.phase is Phase.AWAY:
             return NOTHING
-        if self._answers is not None:
-            answer = self._steadily(self._answers.receive(source, topic, data))
-            if answer is not None:
-                return answer
         orders: list[Order] = []
         _HANDLERS[topic](self, source, data, orders)
         return self._then(orders)
@@ -406,8 +323,6 @@ class Member:
         """
         if self.phase in (Phase.AWAY, Phase.LEFT):
             return NOTHING
-        if self.steady is not None:
-            self._take_over(self.steady)
         orders: list[Order] = []
         if known.safe > self._standing.safe or not self._standing.acted:
             self._standing.hear(known.safe, known.delivered, orders)

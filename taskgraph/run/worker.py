@@ -7,14 +7,12 @@ where its generation is over, the order and the rest are dropped, and the rank w
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from taskgraph import trace
 from taskgraph._native.channel import Epoch as NativeEpoch
-from taskgraph._native.committer import LEFT, NOT_DONE
 from taskgraph._native.steady import Steady
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.errors import EpochAborted
@@ -22,16 +20,16 @@ from taskgraph.ids import Epoch, Generation, Host, Rank, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.lineage import History
-from taskgraph.plan.member import Member
 from taskgraph.plan.messages import ALWAYS, Copy, Fate, Topic, fate
 from taskgraph.plan.orders import Orders
 from taskgraph.plan.phase import Phase
+from taskgraph.plan.steady_member import SteadyMember
 from taskgraph.program.codec import Codec
 from taskgraph.run.composing import Check, Composing
-from taskgraph.run.control import NAP_S, Control, JobEnded
+from taskgraph.run.control import Control, JobEnded
 from taskgraph.run.copies import ArrivedCopy, opened
+from taskgraph.run.epochs import Epochs
 from taskgraph.run.replicas import Program, Replicas
 from taskgraph.run.snapshots import Snapshots
 
@@ -89,7 +87,7 @@ class Worker:
         self._control = control
         self._snapshots = snapshots
         self._decision = decision
-        self._member = Member(rank, host, epochs=config.epochs, every=config.protect_every, steady=Steady)
+        self._member = SteadyMember(rank, host, epochs=config.epochs, every=config.protect_every, steady=Steady)
         codec = Codec()
         self._epoch = NativeEpoch(codec)
         self._transport: Transport | None = None
@@ -100,10 +98,18 @@ class Worker:
         self._replicas = Replicas(program, self._epoch.works_for)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[tuple[Callable[..., Orders], tuple[Any, ...]]] = deque()
-        self._committer = None if self._transport is None else snapshots.committer(self._transport, self._queue)
+        self._epochs = Epochs(
+            self._member,
+            self._replicas,
+            self._composing,
+            self._epoch,
+            self._transport,
+            snapshots,
+            control,
+            self._queue,
+            self._handle_all,
+        )
         self._arrived: ArrivedCopy | None = None
-        self._computing = False
-        self._at: Epoch | None = None
 
     def run(self) -> int:
         """Run the job to its end.
@@ -132,7 +138,7 @@ class Worker:
             except BaseException as error:
                 self._fail(error)
             self._member.interrupted()
-            self._computing = False
+            self._epochs.interrupted()
             self._queue.clear()
             trace.reached("recovery.left")
             try:
@@ -165,7 +171,7 @@ class Worker:
     def where(self) -> tuple[TaskId | None, Epoch | None]:
         """Return the task and the epoch whose user code runs or has just raised."""
         running = self._epoch.running
-        return running.task if running is not None else self._replicas.current, self._at
+        return running.task if running is not None else self._replicas.current, self._epochs.at
 
     @property
     def generation(self) -> Generation:
@@ -227,68 +233,7 @@ class Worker:
             trace.hook("commit.ending", None)
 
     def _run_epoch(self, order: do.RunEpoch) -> Orders:
-        """Run an epoch, and while nothing else happens one after the other."""
-        epoch = order.epoch
-        steady = self._settle()
-        told = steady.safe if steady is not None else 0
-        hearing = [replica.id for replica in self._replicas.primaries if replica.hears_commits]
-        while True:
-            idle = self._compute(epoch)
-            if steady is None or self._committer is None or self._replicas.asked != NO_END:
-                break
-            done = self._committer.commit(idle)
-            if done == NOT_DONE:
-                break
-            if done == LEFT:
-                return ()
-            epoch += 1
-            if hearing and not self._snapshots.admits(self._member.generation):
-                raise EpochAborted
-            for task in hearing:
-                self._replicas.committed(task, told, steady.safe)
-            told = steady.safe
-        return self._member.finished(idle, self._replicas.asked)
-
-    def _settle(self) -> Steady | None:
-        """Let compiled code end the epochs from here on, if it can, and return what it goes by."""
-        steady = self._member.steady
-        if self._committer is None or not isinstance(steady, Steady):
-            return None
-        writers = self._snapshots.writers(replica.id for replica in self._replicas.primaries)
-        if writers is None:
-            return None
-        self._committer.begin(steady, self._member.generation, writers)
-        return steady
-
-    def _compute(self, epoch: Epoch) -> bool:
-        """Run an epoch up to its commit; return whether no task composed anything."""
-        self._at = epoch
-        if not self._control.may_begin(epoch):
-            self._wait_to_begin(epoch)
-        self._control.progress(epoch)
-        trace.reached("epoch", epoch)
-        idle = self._composing.compose(epoch)
-        self._epoch.begin(epoch)
-        self._computing = True
-        while self._queue:
-            self._obey(self._next())
-        self._epoch.run()
-        if self._transport is not None:
-            trace.reached("send.pending")
-            self._transport.finish_sends()
-        self._computing = False
-        return idle
-
-    def _wait_to_begin(self, epoch: Epoch) -> None:
-        """Answer messages, as in an epoch that takes its time, until the next may begin."""
-        assert self._transport is not None
-        self._computing = True
-        while self._queue:
-            self._obey(self._next())
-        while not self._control.may_begin(epoch):
-            if not self._transport.serve():
-                time.sleep(NAP_S)
-        self._computing = False
+        return self._epochs.run(order.epoch)
 
     def _snapshot(self, order: do.Snapshot) -> Orders:
         self._snapshots.take(order, self._replicas)
@@ -382,10 +327,15 @@ class Worker:
             self._send(do.Send(order.source, Topic.WANT_WHOLE, copy))
 
     def _take(self, event: Callable[..., Orders], *details: Any) -> None:
-        if self._computing:
+        if self._epochs.are_computing:
             self._obey(event(*details))
         else:
             self._queue.append((event, details))
+
+    def _handle_all(self) -> None:
+        """Handle the messages that wait."""
+        while self._queue:
+            self._obey(self._next())
 
     def _next(self) -> Orders:
         """Take the message that has waited longest."""

@@ -13,7 +13,7 @@ from taskgraph.plan import lifecycle, records
 from taskgraph.plan.decision import Decision, start
 from taskgraph.plan.layout import assign
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.plan.member import Member
+from taskgraph.plan.steady_member import SteadyMember
 from taskgraph.plan.succession import Succession
 from tests.simulator.checkpoints import Checkpoints
 from tests.simulator.checks import Checks, Violation
@@ -66,7 +66,7 @@ class World:
         plan = self.schedule
         host = self.hosts[number // plan.ranks_per_host]
         epochs = None if plan.by_shutdown else plan.epochs
-        rank = Rank(number, host, Member(number, host.name, epochs=epochs, every=plan.every, steady=Steady))
+        rank = Rank(number, host, SteadyMember(number, host.name, epochs=epochs, every=plan.every, steady=Steady))
         host.ranks.append(rank)
         return rank
 
