@@ -26,23 +26,25 @@ def shared() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def run(scenario: str, path: Path) -> dict[str, int]:
+def run(scenario: str, path: Path, *how: str) -> dict[str, int]:
     """Run a scenario. Its seed goes into the command line, so a failure shows it."""
-    command = [sys.executable, str(PROGRAM), scenario, str(path), str(SECONDS), str(random.randrange(10**6))]
+    command = [sys.executable, str(PROGRAM), scenario, str(path), str(SECONDS), str(random.randrange(10**6)), *how]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     return json.loads(done.stdout)
 
 
-def test_a_writer_killed_anywhere_leaves_only_whole_snapshots_and_its_memory(shared):
-    counts = run("killed", shared / "slots")
+@pytest.mark.parametrize("how", [[], ["repeat"]], ids=["written", "repeated"])
+def test_a_writer_killed_anywhere_leaves_only_whole_snapshots_and_its_memory(shared, how):
+    counts = run("killed", shared / "slots", *how)
     assert counts["kills"] >= 10
     assert counts["newest"] >= 10
     assert counts["seen"] >= 10
 
 
-def test_a_writer_stopped_anywhere_changes_nothing_below_the_floor_when_it_goes_on(shared):
-    counts = run("stopped", shared / "slots")
+@pytest.mark.parametrize("how", [[], ["repeat"]], ids=["written", "repeated"])
+def test_a_writer_stopped_anywhere_changes_nothing_below_the_floor_when_it_goes_on(shared, how):
+    counts = run("stopped", shared / "slots", *how)
     assert counts["stops"] >= 10
     assert counts["seen"] >= 10
 

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from taskgraph import trace
 from taskgraph._native import slots as native
 from taskgraph._native.slots import SlotTable
 from taskgraph.backends import slot_file, slot_pool
 from taskgraph.backends.processes import Process
-from taskgraph.backends.slot_delta import DeltaHead, send_held
+from taskgraph.backends.slot_delta import DeltaHead, Snapshot, send_held
 from taskgraph.backends.slot_file import Form, Held, Layout
 from taskgraph.backends.slot_holder import Holder
 from taskgraph.backends.slots import Refusal, SlotDir, owner_word
@@ -131,6 +132,101 @@ def test_a_base_may_be_any_snapshot_of_the_host(host):
     holder.write(1, 0, host.parts)
     host.w[:] = 0
     assert holder.write(1, 1, host.parts, base=first).runs == []
+
+
+class Repeated:
+    """A holder of arrays only, which has written boundary 0 and is ready to repeat that."""
+
+    def __init__(self, path: Path) -> None:
+        self.slots = SlotDir.create(path, "run")
+        self.w, self.dates = np.zeros(1000), np.zeros((3, 5), "M8[s]", order="F")
+        self.holder = Holder(self.slots, 0, Form.of({"w": self.w, "dates": self.dates}), block=BLOCK)
+        self.first = self.write(0, history=((1, 0),))
+        self.holder.prepare([self.w, self.dates])
+
+    def write(self, boundary: int, **details: object) -> Snapshot:
+        written = self.holder.write(boundary, 1, [self.w, self.dates], **details)
+        assert isinstance(written, Snapshot)
+        return written
+
+    def content(self, boundary: int) -> tuple[np.ndarray, np.ndarray]:
+        w, dates = np.empty_like(self.w), np.empty_like(self.dates)
+        held = self.slots.find(0, boundary)
+        assert held is not None
+        assert self.slots.read(held, [w, dates]) == []
+        return w, dates
+
+
+@pytest.fixture
+def repeated(shared: Path) -> Repeated:
+    return Repeated(shared / "a")
+
+
+def test_a_snapshot_that_is_repeated_is_what_was_written_but_for_its_stamp(repeated):
+    for boundary in range(1, 20):
+        repeated.w[boundary] = boundary
+        repeated.dates[1, 2] += boundary
+        assert repeated.holder.repeat(boundary, 1, 100 + boundary)
+        w, dates = repeated.content(boundary)
+        assert (w == repeated.w).all()
+        assert (dates == repeated.dates).all()
+        held = repeated.slots.find(0, boundary)
+        assert held[:5] == (0, boundary, 1, 100 + boundary, ((1, 0),))
+        assert repeated.holder.find(boundary, 1) == held
+        repeated.slots.free_below(boundary, 1)
+
+
+def test_what_is_written_after_it_says_what_changed_since(repeated):
+    repeated.w[10] = 1
+    assert repeated.holder.repeat(1, 1, -1)
+    repeated.w[300] = 1
+    second = repeated.write(2)
+    assert second.base == repeated.slots.find(0, 1)
+    assert second.runs == [(0, 2, 1)]
+    assert not repeated.holder.repeat(3, 1, -1)  # until it is prepared again
+    repeated.holder.prepare([repeated.w, repeated.dates])
+    repeated.slots.free_below(2, 1)
+    repeated.w[:] = 7
+    assert repeated.holder.repeat(3, 1, -1)
+    assert (repeated.content(3)[0] == 7).all()
+    assert (repeated.content(2)[0] != 7).all()
+
+
+def test_what_cannot_be_repeated_is_left_to_be_written(repeated):
+    assert not repeated.holder.repeat(1, 2, -1), "another generation has another history"
+    assert not repeated.holder.repeat(0, 1, -1), "it is held"
+    assert repeated.holder.repeat(1, 1, -1)
+    assert repeated.holder.wrote(1, 1)
+    assert repeated.holder.repeat(2, 1, -1)
+    assert not repeated.holder.repeat(3, 1, -1), "the host is full"
+    repeated.slots.free_below(3, 1)
+    assert not repeated.holder.repeat(3, 1, -1), "there is nothing left to compare with"
+    assert repeated.write(3).base is None
+    repeated.slots.raise_floor(2)
+    repeated.slots.free_below(4, 2)
+    assert not repeated.holder.repeat(4, 1, -1), "the generation is over"
+    assert [held.boundary for held in repeated.slots.holdings()] == []
+
+
+def test_byte_strings_are_never_repeated(host):
+    holder = host.holder()
+    holder.write(0, 0, host.parts)
+    holder.prepare([host.w])
+    assert not holder.repeat(1, 0, -1)
+
+
+def test_a_hook_that_raises_in_the_middle_leaves_the_slot_as_it_was(repeated, monkeypatch):
+    def raises(point: str, subject: object) -> None:
+        raise ZeroDivisionError(point)
+
+    monkeypatch.setattr(trace, "hook", raises)
+    with pytest.raises(ZeroDivisionError, match="snapshot.middle"):
+        repeated.holder.repeat(1, 1, -1)
+    monkeypatch.undo()
+    assert [held.boundary for held in repeated.slots.holdings()] == [0]
+    repeated.w[5] = 5
+    assert repeated.holder.repeat(1, 1, -1)
+    assert repeated.content(1)[0][5] == 5
 
 
 def test_a_whole_snapshot_is_never_written_again(host):

@@ -96,6 +96,10 @@ cdef class Committer:
         self.record()
         return _COMMITTED
 
+    def receive(self, int source, uint64_t topic, bytes data not None):
+        """Do as `hear`, for a transport written in Python."""
+        return self.hear(source, topic, data)
+
     cdef bint hear(self, int source, uint64_t topic, bytes data) except -1:
         """Take a control message; return False where it is the member's."""
         cdef Step step

@@ -1,6 +1,7 @@
 """Writers of snapshots that are killed, stopped and fenced while a reader looks on: run by `test_slot_kills.py`.
 
-Usage: slot_writers.py SCENARIO DIRECTORY SECONDS SEED. Prints one JSON line of counts; what is wrong is an assertion.
+Usage: slot_writers.py SCENARIO DIRECTORY SECONDS SEED [repeat]. Prints one JSON line of counts; what is wrong is an
+assertion. With `repeat` the state is arrays only, and snapshots are repeated as in most epochs of a job.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from taskgraph.backends.slots import Refusal, SlotDir
 
 PR_SET_PDEATHSIG = 1
 NUMBERS = 20_000  # of the state: 160 kB
-FORM = Form.of({"state": np.zeros(NUMBERS), "text": None})
+REPEATS = sys.argv[5:] == ["repeat"]
+STATE = np.zeros(NUMBERS)
+FORM = Form.of({"state": STATE} if REPEATS else {"state": STATE, "text": None})
 
 
 class Words:
@@ -66,12 +69,19 @@ def content(boundary: int, generation: int) -> tuple[float, bytes]:
     return float(boundary * 1_000_003 + generation), struct.pack("<qq", boundary, generation) * (boundary * 37 % 3000)
 
 
-def write(holder: Holder, boundary: int, generation: int) -> Snapshot | Refusal:
+def write(holder: Holder, boundary: int, generation: int) -> Snapshot | Refusal | None:
+    """Write a snapshot. None: it was repeated."""
     number, text = content(boundary, generation)
-    state = np.full(NUMBERS, number)
-    state[::7] = 1  # so that some blocks stay the same, and some do not
-    state[: NUMBERS // 2] = 2
-    return holder.write(boundary, generation, [state, text])
+    STATE[:] = number
+    STATE[::7] = 1  # so that some blocks stay the same, and some do not
+    STATE[: NUMBERS // 2] = 2
+    if not REPEATS:
+        return holder.write(boundary, generation, [STATE, text])
+    if holder.repeat(boundary, generation, -1):
+        return None
+    done = holder.write(boundary, generation, [STATE])
+    holder.prepare([STATE])
+    return done
 
 
 def check(slots: SlotDir) -> int:
@@ -88,7 +98,7 @@ def check(slots: SlotDir) -> int:
         expected[::7] = 1
         expected[: NUMBERS // 2] = 2
         assert np.array_equal(state, expected), held
-        assert strings == [text], held
+        assert strings == ([] if REPEATS else [text]), held
         seen += 1
     return seen
 
@@ -101,7 +111,7 @@ def keep_writing(path: Path, generation: int) -> None:
     while True:
         boundary += 1
         done = write(holder, boundary, generation)
-        assert isinstance(done, Snapshot) or done is Refusal.FULL, done
+        assert done is None or isinstance(done, Snapshot) or done is Refusal.FULL, done
         slots.free_below(boundary - 1, generation)
 
 

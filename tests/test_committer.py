@@ -1,0 +1,227 @@
+"""Epochs are committed by compiled code while nothing else happens, and by the member as soon as something does."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from taskgraph import trace
+from taskgraph._native.channel import Pump
+from taskgraph._native.committer import COMMITTED, LEFT, NOT_DONE, Committer
+from taskgraph._native.steady import Steady
+from taskgraph.backends.commits import Commits
+from taskgraph.backends.slot_file import Form
+from taskgraph.backends.slot_holder import Holder
+from taskgraph.backends.slots import SlotDir
+from taskgraph.errors import EpochAborted
+from taskgraph.plan.commit import Contribution, Verdict
+from taskgraph.plan.holdings import Known
+from taskgraph.plan.messages import Topic
+from taskgraph.plan.routes import tree_place
+from taskgraph.run.slot_note import END_BITS, delivered_of, end_of
+
+GENERATION = 3
+
+
+class Network:
+    """Takes control messages from rank to rank."""
+
+    def __init__(self, ranks: int) -> None:
+        self.inboxes = [queue.Queue() for _ in range(ranks)]
+
+
+class Connection(Pump):
+    def __init__(self, network, rank):
+        self.network, self.rank = network, rank
+        self.sent = []
+        self.committer = None
+        self.member = deque()
+
+    def send_control(self, peer, topic, epoch, data):
+        self.sent.append((peer, topic, data))
+        self.network.inboxes[peer].put((self.rank, topic, data))
+        return 0
+
+    def pump(self):
+        message = self.network.inboxes[self.rank].get(timeout=20)
+        if not self.committer.receive(*message):
+            self.member.append(message)
+        return 1
+
+
+class Host:
+    """The shared memory of a host, with ranks that have just committed epoch 0."""
+
+    def __init__(self, path: Path, ranks: int, epochs: int | None = None) -> None:
+        path.mkdir()
+        self.slots = SlotDir.create(path / "slots", "run")
+        self.slots.raise_floor(GENERATION)
+        Commits.create(path / "commits", ranks)
+        self.commits = Commits.open(path / "commits")
+        self.network = Network(ranks)
+        self.ranks = [One(self, rank, ranks, epochs) for rank in range(ranks)]
+
+
+class One:
+    """A rank with one task, whose state is one number."""
+
+    def __init__(self, host, rank, ranks, epochs):
+        place = tree_place(range(ranks), rank)
+        self.state = np.zeros(1)
+        self.connection = Connection(host.network, rank)
+        self.committer = Committer(
+            self.connection, host.slots.table, host.commits.line(rank), self.connection.member, END_BITS
+        )
+        self.connection.committer = self.committer
+        self.holder = Holder(host.slots, rank, Form.of({"state": self.state}))
+        self.holder.write(1, GENERATION, [self.state], history=((GENERATION, 0),))
+        self.holder.prepare([self.state])
+        self.steady = Steady(place.parent, place.children, True, epochs, 1, 1, 1, 0)
+        self.committer.begin(self.steady, GENERATION, [self.holder.writer])
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="taskgraph-test-", dir=base))
+    yield path / "host"
+    shutil.rmtree(path)
+
+
+def contribution(epoch, *, idle=False, last=False, safe=None):
+    return Contribution(epoch, idle, last, 0, epoch + 1 if safe is None else safe, epoch).encode()
+
+
+def verdict(epoch, *, last=False, safe=None):
+    return Verdict(epoch, last, 0, epoch + 1 if safe is None else safe, epoch).encode()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 12])
+def test_ranks_commit_epoch_after_epoch(path, ranks):
+    host = Host(path, ranks)
+    epochs = 50
+
+    def run(one):
+        for epoch in range(1, epochs):
+            one.state[0] = epoch
+            assert one.committer.commit(False) == COMMITTED
+
+    threads = [threading.Thread(target=run, args=(one,), daemon=True) for one in host.ranks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [one.steady.committed for one in host.ranks] == [epochs] * ranks
+    held = host.slots.holdings()
+    assert sorted(slot[:3] for slot in held) == [(rank, epochs, GENERATION) for rank in range(ranks)]
+    for slot in held:
+        state = np.empty(1)
+        assert host.slots.read(slot, [state]) == []
+        assert state[0] == epochs - 1
+        assert (delivered_of(slot.note), end_of(slot.note)) == (epochs - 1, -1)
+    assert host.commits.read() == (Known(GENERATION, epochs, epochs - 1), None)
+
+
+def test_a_rank_says_that_its_subtree_is_finished_and_waits_for_the_verdict(path):
+    leaf = Host(path, 2).ranks[1]
+    leaf.connection.network.inboxes[1].put((0, Topic.VERDICT, verdict(1)))
+    assert leaf.committer.commit(True) == COMMITTED
+    assert leaf.connection.sent == [(0, Topic.CONTRIBUTION, contribution(1, idle=True))]
+    assert (leaf.steady.committed, leaf.steady.safe, leaf.steady.delivered) == (2, 2, 1)
+
+
+def test_the_root_hears_of_others_while_it_computes(path):
+    root = Host(path, 3).ranks[0]
+    for child in (2, 1):
+        assert root.committer.receive(child, Topic.CONTRIBUTION, contribution(1))
+    assert root.connection.sent == []
+    assert root.committer.commit(False) == COMMITTED
+    assert root.connection.sent == [(child, Topic.VERDICT, verdict(1)) for child in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "data"),
+    [
+        (Topic.CONTRIBUTION, contribution(1, last=True)),
+        (Topic.CONTRIBUTION, contribution(2)),
+        (Topic.CONTRIBUTION, contribution(1)[:-1]),
+        (Topic.VERDICT, verdict(1)),
+        (Topic.LEVEL_UP, b""),
+        (Topic.OVER, b"\0"),
+    ],
+)
+def test_what_is_unusual_is_the_members(path, topic, data):
+    root = Host(path, 2).ranks[0]
+    assert not root.committer.receive(1, topic, data)
+    root.connection.network.inboxes[0].put((1, topic, data))
+    assert root.committer.commit(False) == LEFT
+    assert list(root.connection.member) == [(1, topic, data)]
+    assert (root.steady.waits, root.steady.committed, root.steady.said) == (True, 1, {})
+
+
+@pytest.mark.parametrize("message", [{"safe": 1}, {"idle": True}])
+def test_a_contribution_after_which_no_plain_commit_can_follow_is_the_members(path, message):
+    root = Host(path, 2).ranks[0]
+    root.connection.network.inboxes[0].put((1, Topic.CONTRIBUTION, contribution(1, **message)))
+    assert root.committer.commit(True) == LEFT
+    assert root.steady.said == {}
+    assert root.steady.heard == {1: (0, 0)}
+    assert root.connection.sent == []
+
+
+def test_after_it_was_left_to_the_member_nothing_is_heard_here(path):
+    root = Host(path, 2).ranks[0]
+    root.holder.writer.forget()
+    assert root.committer.commit(False) == NOT_DONE
+    assert not root.steady.waits
+    assert not root.committer.receive(1, Topic.CONTRIBUTION, contribution(1))
+
+
+def test_a_steady_state_that_is_over_commits_nothing(path):
+    root = Host(path, 1).ranks[0]
+    root.steady.stop()
+    assert root.committer.commit(False) == NOT_DONE
+
+
+def test_the_last_epoch_is_the_members(path):
+    one = Host(path, 1, epochs=3).ranks[0]
+    assert one.committer.commit(False) == COMMITTED
+    assert one.committer.commit(False) == NOT_DONE
+
+
+def test_below_the_floor_nothing_is_said_or_written_down(path):
+    host = Host(path, 2)
+    root = host.ranks[0]
+    assert root.committer.receive(1, Topic.CONTRIBUTION, contribution(1))
+
+    def fences(point, subject):
+        if point == "snapshot.whole":
+            host.slots.raise_floor(GENERATION + 1)
+
+    trace.hook, before = fences, trace.hook
+    try:
+        with pytest.raises(EpochAborted):
+            root.committer.commit(False)
+    finally:
+        trace.hook = before
+    assert root.connection.sent == []
+    assert host.commits.read() == (Known(), None)
+
+
+def test_each_step_passes_the_point_that_is_named_for_it(path, monkeypatch):
+    points = []
+    monkeypatch.setattr(trace, "hook", lambda point, subject: points.append(point))
+    leaf = Host(path, 2).ranks[1]
+    points.clear()
+    leaf.connection.network.inboxes[1].put((0, Topic.VERDICT, verdict(1)))
+    assert leaf.committer.commit(False) == COMMITTED
+    assert points == ["snapshot.middle", "snapshot.whole", "commit.said", "commit.heard", "commit.recorded"]
