@@ -208,6 +208,13 @@ def test_what_cannot_be_repeated_is_left_to_be_written(repeated):
     assert [held.boundary for held in repeated.slots.holdings()] == []
 
 
+def test_an_array_that_was_resized_is_not_read_where_it_was(repeated):
+    repeated.w.resize(10_000_000, refcheck=False)
+    assert not repeated.holder.repeat(1, 1, -1)
+    with pytest.raises(ValueError, match="protects arrays of"):
+        repeated.write(1)
+
+
 def test_byte_strings_are_never_repeated(host):
     holder = host.holder()
     holder.write(0, 0, host.parts)

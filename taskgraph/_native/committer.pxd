@@ -22,6 +22,7 @@ cdef class Committer:
     cdef list writers
     cdef int64_t generation
 
+    cpdef void end(self) noexcept
     cdef Done try_to_commit(self, bint idle) except? _NOT_DONE
     cdef bint hear(self, int source, uint64_t topic, bytes data) except -1
     cdef int say(self, Step step) except -1

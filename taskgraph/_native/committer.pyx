@@ -72,8 +72,12 @@ cdef class Committer:
         """
         cdef Done done = self.try_to_commit(idle)
         if done != _COMMITTED:
-            self.steady = None      # or what is heard from now on would never reach the member
+            self.end()              # or what is heard from now on would never reach the member
         return int(done)
+
+    cpdef void end(self) noexcept:
+        """Do nothing more until `begin`."""
+        self.steady, self.writers = None, None
 
     cdef Done try_to_commit(self, bint idle) except? _NOT_DONE:
         cdef Steady steady = self.steady

@@ -13,3 +13,4 @@ cdef class Loan:
     cdef Py_ssize_t num_views
     cdef list things
     cdef int pin(self, Py_ssize_t i, object thing, bint writable) except -1
+    cdef bint is_still(self) noexcept

@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 cimport numpy as cnp
 from numpy cimport ndarray
@@ -47,6 +48,18 @@ cdef class Loan:
         self.spans[i].origin = <char*>view.buf
         self.spans[i].nbytes = view.len
         return 0
+
+    cdef bint is_still(self) noexcept:
+        """Tell whether every array still lies where it lay: nothing keeps one from being resized."""
+        cdef Py_ssize_t i
+        cdef ndarray array
+        for i in range(self.count):
+            if isinstance(self.things[i], ndarray):
+                array = self.things[i]
+                if <char*>cnp.PyArray_DATA(array) != self.spans[i].origin or \
+                        <uint64_t>cnp.PyArray_NBYTES(array) != self.spans[i].nbytes:
+                    return False
+        return True
 
     def __dealloc__(self):
         cdef Py_ssize_t i

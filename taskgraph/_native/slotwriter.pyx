@@ -82,7 +82,7 @@ cdef class SlotWriter:
     def forget(self):
         """Repeat nothing: another snapshot is about to be written in one of these slots."""
         self.generation = -1
-        self.slots, self.newest = [], None
+        self.slots, self.newest, self.state = [], None, None
 
     cpdef bint write(self, int64_t boundary, int64_t generation, int64_t note) except -1:
         """Copy the state into a slot: that of a boundary, with `note`.
@@ -95,7 +95,7 @@ cdef class SlotWriter:
         cdef OwnSlot own, base = self.newest
         cdef int64_t cycle
         cdef bint good
-        if generation != self.generation or generation < 0:
+        if generation != self.generation or generation < 0 or not self.state.is_still():
             return False
         if self.table.refuses(self.task, boundary, generation, self.room, generation) != 0:
             return False

@@ -79,17 +79,24 @@ class Epochs:
                 break
             if done == LEFT:
                 return ()
-            epoch += 1
-            if hearing and not self._snapshots.admits(self._member.generation):  # `plan.fence.may_act`
-                raise EpochAborted
             for task in hearing:
+                self._check_floor()
                 self._replicas.committed(task, told, steady.safe)
+            self._check_floor()
             told = steady.safe
+            epoch += 1
         return self._member.finished(idle, self._replicas.asked)
 
     def interrupted(self) -> None:
         """Take that the generation is over."""
         self.are_computing = False
+        if self._committer is not None:
+            self._committer.end()
+
+    def _check_floor(self) -> None:
+        """Leave the generation where it is over: before each act, as the worker does before each order."""
+        if not self._snapshots.admits(self._member.generation):  # `plan.fence.may_act`
+            raise EpochAborted
 
     def _settle(self) -> Steady | None:
         """Let compiled code commit from here on, if it can, and return what it goes by."""
