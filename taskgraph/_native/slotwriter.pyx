@@ -35,6 +35,8 @@ cdef class SlotWriter:
     ----------
     version : int
         Number of the last write by this process for this task (`Blocks`).
+    generation : int
+        Of what is repeated; -1: nothing is.
     """
 
     def __cinit__(self, SlotTable table not None, int64_t task, uint64_t form, int room):
@@ -51,7 +53,7 @@ cdef class SlotWriter:
         generation : int
             Which wrote it.
         arrays : sequence of ndarray
-            The state. They stay pinned until something else is repeated.
+            The state. They are kept until something else is repeated; `write` sees it where one has been resized.
         rest, pairs
             Of the head (`SlotHead.write`).
         slots : sequence of (int, Blocks, SlotHead)
