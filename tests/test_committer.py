@@ -225,3 +225,51 @@ def test_each_step_passes_the_point_that_is_named_for_it(path, monkeypatch):
     leaf.connection.network.inboxes[1].put((0, Topic.VERDICT, verdict(1)))
     assert leaf.committer.commit(False) == COMMITTED
     assert points == ["snapshot.middle", "snapshot.whole", "commit.said", "commit.heard", "commit.recorded"]
+
+
+JOB = """
+import sys, numpy as np, taskgraph as tg
+from taskgraph.plan.steady_member import SteadyMember
+
+asked = []
+finished = SteadyMember.finished
+SteadyMember.finished = lambda self, *how: asked.append(self.boundary) or finished(self, *how)
+
+class Node(tg.Task):
+    def init(self, framework):
+        self.id = framework.task_id
+        self.x = framework.protect("x", np.zeros(3))
+        self.heard = []
+
+    def set_epoch(self, ctx, epoch):
+        ctx.compose(self.give, outs=ctx.outbound(1 - self.id, "x"))
+        ctx.compose(self.take, ctx.inbound(1 - self.id, "x"))
+
+    def give(self, ins, outs):
+        outs[0].put(self.x)
+
+    def take(self, ins, outs):
+        self.x += ins[0].get() + 1
+
+    def committed(self, epoch):
+        self.heard.append(epoch)
+
+    def exit(self):
+        print(len(asked), self.heard == list(range(40)), self.x[0] == 2.0**40 - 1, flush=True)
+
+job = tg.Job("asked", num_tasks=2, backups=1, epochs=40, progress="off")
+job.set_task_builder(lambda task: Node())
+sys.exit(job.start())
+"""
+
+
+def test_in_a_real_job_the_member_is_asked_for_the_first_epochs_and_the_last(mpirun):
+    done = mpirun.run(JOB, ranks=2)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[1:] for line in lines] == [["True", "True"]] * 2, done
+    assert all(1 <= int(line[0]) <= 4 for line in lines), done
+
+
+def test_where_copies_go_to_another_host_it_is_asked_for_each(mpirun):
+    done = mpirun.run(JOB, ranks=2, env={"TASKGRAPH_RANKS_PER_HOST": "1"})
+    assert [line.split() for line in done.stdout.splitlines()] == [["40", "True", "True"]] * 2, done
