@@ -62,8 +62,8 @@ class Node(tg.Task):
 
     def init(self, framework):
         self.id = framework.task_id
-        self.ratios, self.times = [], []
-        self.value = np.zeros(1)
+        self.times = []
+        self.down, self.up = np.zeros(1), np.zeros(1)
 
     def set_epoch(self, ctx, epoch):
         if epoch % self.block == 0:
@@ -89,17 +89,20 @@ class Node(tg.Task):
     epoch_started = None
 
     def spread(self, ins, outs):
-        self.value[0] = ins[0].get()[0] if ins else self.epoch
+        down = self.down
+        down[0] = self.epoch
+        if ins:
+            down = ins[0].get()
         for channel in outs:
-            channel.put(self.value)
+            channel.put(down)
         compute(self.work_s)
 
     def add(self, ins, outs):
-        total = self.value * self.id
+        self.up[0] = self.epoch * self.id
         for channel in ins:
-            total += channel.get()
+            self.up += channel.get()
         for channel in outs:
-            channel.put(total)
+            channel.put(self.up)
 
     def exit(self):
         if self.id == 0:

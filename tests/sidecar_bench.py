@@ -58,14 +58,13 @@ class Bench:
         *,
         duties: Sequence[Duty] = (),
         words: AbortWords | None = None,
-        root: bool = False,
         turned: bool = True,
     ) -> Sidecar:
         """Make one that has heard what there is."""
         self.ends.append(Ends())
         sidecar = Sidecar(
             MemoryCoordinator(self.store, RUN),
-            Unit(run=RUN, host="n1", rank=rank, root=root),
+            Unit(run=RUN, host="n1", rank=rank),
             on_end=self.ends[-1],
             on_failure=self.printed.append,
             words=words,

@@ -8,7 +8,7 @@ import pytest
 from sidecar_bench import ME, RUN, Bench
 
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import HostLease, Registration
+from taskgraph.run.duties import HostLease, Progress, Registration, Show
 from taskgraph.testing.memory import MemoryCoordinator
 
 
@@ -24,9 +24,10 @@ def test_a_rank_is_registered_with_host_and_process(bench: Bench) -> None:
 
 
 def test_progress_is_written_by_the_root_at_most_once_a_second(bench: Bench) -> None:
-    sidecar, written = bench.sidecar(0, root=True), []
+    reached, written = [0], []
+    sidecar = bench.sidecar(0, duties=[Progress(lambda: reached[-1])])
     for epoch in range(1, 41):
-        sidecar.progress(epoch)
+        reached.append(epoch)
         bench.pass_time(0.1)
         sidecar.turn(0)
         value = bench.read("progress")
@@ -36,20 +37,34 @@ def test_progress_is_written_by_the_root_at_most_once_a_second(bench: Bench) -> 
 
 
 def test_the_last_progress_is_written_at_the_close(bench: Bench) -> None:
-    sidecar = bench.sidecar(0, root=True)
+    reached = [0]
+    sidecar = bench.sidecar(0, duties=[Progress(lambda: reached[-1])])
     for epoch in (1, 2):
-        sidecar.progress(epoch)
+        reached.append(epoch)
         sidecar.turn(0)
     sidecar.close()
     assert json.loads(bench.main.read()["progress"]) == {"epoch": 2}
 
 
 def test_no_other_rank_writes_progress(bench: Bench) -> None:
-    sidecar = bench.sidecar(1)
-    sidecar.progress(1)
+    sidecar = bench.sidecar(1, duties=[Progress(lambda: None)])
     sidecar.turn(0)
     sidecar.close()
     assert bench.read("progress") is None
+
+
+def test_a_person_is_shown_how_far_the_job_is_by_the_rank_that_is_its_root(bench: Bench) -> None:
+    shown, reached = [], [None]
+    sidecar = bench.sidecar(0, duties=[Show(lambda: reached[-1], shown.append)])
+    bench.pass_time(2)
+    sidecar.turn(0)
+    assert shown == []
+    reached.append(7)
+    for _ in range(30):
+        bench.pass_time(0.1)
+        sidecar.turn(0)
+    assert set(shown) == {7}
+    assert 15 <= len(shown) <= 30
 
 
 def test_a_host_is_there_as_long_as_its_lease_is_renewed_and_gone_at_the_close(bench: Bench) -> None:

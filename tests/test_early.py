@@ -16,7 +16,6 @@ from taskgraph.run.composing import Composing
 
 class NoReplicas:
     primaries = ()
-    current = None
 
 
 def test_what_is_declared_before_the_root_has_composed_the_first_epoch_is_not_taken_for_all():

@@ -281,14 +281,14 @@ def test_a_job_that_lost_ranks_sums_up_at_its_end():
 def test_phases_are_counted_from_the_death_and_the_loss_to_where_the_job_was_before():
     before, after = before_and_after()
     timeline = Timeline(0, before)
-    timeline.epoch(10, 99.5)
     timeline.heard(Tombstone((1,), Evidence.PROCESS, "the keeper of host n1", at=100.0), 100.25)
-    recovered = timeline.resumed(after, agreed_at=100.5, now=101.0)
+    recovered = timeline.resumed(after, (10, 99.5), agreed_at=100.5, now=101.0)
     assert (recovered.known_s, recovered.agreed_s, recovered.restored_s) == (0.25, 0.5, 1.0)
     assert timeline.epoch(10, 101.0) is None
     complete = timeline.epoch(11, 103.0)
     assert complete is not None
     assert complete.committed_s == 3.0
+    assert not timeline.is_behind
     assert timeline.survived(12) == Survived(12, (1,), 1, 1.5)
 
 
@@ -296,5 +296,19 @@ def test_a_clock_that_goes_ahead_on_another_host_makes_no_phase_negative():
     before, after = before_and_after()
     timeline = Timeline(0, before)
     timeline.heard(Tombstone((1,), Evidence.LEASE, "the keeper of host n2", at=999.0), 100.0)
-    recovered = timeline.resumed(after, agreed_at=100.0, now=100.5)
+    recovered = timeline.resumed(after, None, agreed_at=100.0, now=100.5)
     assert (recovered.known_s, recovered.agreed_s, recovered.restored_s) == (0.0, 0.0, 0.5)
+
+
+def test_what_is_lost_counts_until_the_job_is_where_it_was_also_when_it_is_thrown_back_twice():
+    before, after = before_and_after()
+    timeline = Timeline(0, before)
+    timeline.resumed(after, (12, 90.0), agreed_at=100.0, now=100.5)
+    timeline.epoch(10, 101.0)
+    timeline.resumed(after, (10, 101.0), agreed_at=102.0, now=102.5)
+    for epoch, now in ((10, 103.0), (11, 104.0)):
+        timeline.epoch(epoch, now)
+        assert timeline.is_behind
+    timeline.epoch(12, 105.0)
+    assert not timeline.is_behind
+    assert timeline.survived(13).lost_s == 15.0

@@ -18,7 +18,7 @@ from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, GraphErro
 from taskgraph.ids import ChannelId
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import HostLease, Registration
+from taskgraph.run.duties import HostLease, Progress, Registration
 from taskgraph.run.sidecar import Sidecar
 from taskgraph.testing.memory import MemoryCoordinator
 
@@ -143,11 +143,12 @@ def test_a_run_that_was_replaced_ends_and_says_by_which(bench: Bench) -> None:
 
 
 def test_a_write_that_finds_another_run_ends_the_job_too(bench: Bench) -> None:
-    sidecar = bench.sidecar(root=True)
+    epochs = [2]
+    sidecar = bench.sidecar(duties=[Progress(lambda: epochs[-1])])
     bench.pass_time(5)
     sidecar.turn(0)
     bench.store._entries["run"].value = b"another run"  # as if the watch were late
-    sidecar.progress(3)
+    epochs.append(3)
     bench.pass_time(1)
     sidecar.turn(0)
     assert "another run" in bench.ends[0].all[0].message
@@ -301,9 +302,3 @@ def test_a_close_leaves_no_thread_and_refuses_what_was_not_written(bench: Bench,
 def test_the_thread_hears_of_the_end_by_itself(bench: Bench, running: Sidecar) -> None:
     bench.main.write({"status": DONE.encode()})
     assert bench.ends[0].come.wait(LIMIT_S)
-
-
-def test_a_progress_report_wakes_nobody(bench: Bench, running: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running._coordinator, "wake", lambda: pytest.fail("the main thread paid for a wake-up"))
-    running.progress(3)
-    monkeypatch.undo()

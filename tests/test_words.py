@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from taskgraph.backends.words import LINE, OVER, WORKING, AbortWords
+from taskgraph._native.channel import Epoch as NativeEpoch
+from taskgraph.backends.words import LINE, OVER, AbortWords
+from taskgraph.program.codec import Codec
 
 
 @pytest.fixture
@@ -54,12 +57,32 @@ def test_what_is_set_shows_in_the_buffer_and_the_reverse(path: Path) -> None:
 
 def test_the_task_whose_code_a_rank_runs_is_read_with_its_epoch(path: Path) -> None:
     words = AbortWords.create(path, 2)
-    words.set_progress(1, 5)
+    epoch = NativeEpoch(Codec())
+    epoch.mark_in(words.mark(1))
+    epoch.enter(5)
     assert words.working(1) is None
-    words.buffer(1).cast("q")[WORKING] = 1
+    epoch.caller = 0
     assert words.working(1) == (0, 5)
+    assert epoch.caller == 0
+    epoch.caller = None
+    assert words.working(1) is None
+    epoch.caller = 3
     words.rest(1)
     assert words.working(1) is None
+
+
+def test_a_rank_says_which_epoch_it_has_entered_and_when(path: Path) -> None:
+    words = AbortWords.create(path, 2)
+    epoch = NativeEpoch(Codec())
+    epoch.mark_in(words.mark(1))
+    assert words.reached(1) is None
+    before = time.time()
+    epoch.enter(0)
+    reached = words.reached(1)
+    assert reached is not None
+    assert reached[0] == 0
+    assert before - 0.001 <= reached[1] <= time.time() + 0.001
+    assert words.reached(0) is None
 
 
 def test_a_word_advances_and_never_goes_back(path: Path) -> None:

@@ -45,8 +45,14 @@ cdef struct Place:
     uint64_t key
     PyObject* inbound           # borrowed of `Epoch.inbound`; NULL: empty
 
+cdef struct Mark:               # as `taskgraph.backends.words` has it
+    int64_t epoch
+    int64_t working             # the task whose code runs, plus 1; 0: of none
+    int64_t entered_ns          # when the epoch was entered, since 1970
+
 cdef class Epoch:
     cdef readonly int64_t number
+    cdef readonly int64_t entered
     cdef readonly Processor running
     cdef Pump transport
     cdef object codec
@@ -57,9 +63,10 @@ cdef class Epoch:
     cdef dict early             # (key, epoch) -> value
     cdef int arrivals
     cdef object hook            # of taskgraph.trace, as it was when the epoch began
+    cdef object calling         # the task whose code runs outside of processors
     cdef int64_t[::1] marked
-    cdef int64_t* mark          # the task whose code runs, plus 1; 0: of none. Read by others when this process is dead
-    cdef int64_t unread
+    cdef Mark* mark             # read by others, also when this process is dead
+    cdef Mark unread
     cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
     cdef int index(self) except -1
     cdef InboundChannel find(self, uint64_t key)

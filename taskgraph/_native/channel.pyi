@@ -191,21 +191,31 @@ class Epoch:
         """The epoch that was begun last, -1 before the first."""
 
     @property
+    def entered(self) -> int:
+        """The epoch that was entered last, -1 before the first."""
+
+    @property
+    def caller(self) -> TaskId | None:
+        """The task whose code runs outside of processors; None: of none, it has returned."""
+
+    @caller.setter
+    def caller(self, task: TaskId | None) -> None: ...
+    @property
     def running(self) -> Processor | None:
         """The processor that computes, or has just raised."""
 
     def __init__(self, codec: _Copies, transport: Pump | None = None) -> None: ...
-    def mark_in(self, word: memoryview) -> None:
-        """Say in `word[0]`, from now on, of which task code runs: its number plus 1; 0: of none.
+    def mark_in(self, words: memoryview) -> None:
+        """Say in `words`, from now on, where this rank is (`taskgraph.backends.words`): the epoch, task, and time.
 
         Parameters
         ----------
-        word
-            Writable, of signed 64-bit integers. Others read it when this process is dead.
+        words
+            Three or more, writable, of signed 64-bit integers. Others read them, also when this process is dead.
         """
 
-    def works_for(self, task: TaskId | None) -> None:
-        """Take that code of a task runs outside of processors; None: it has returned."""
+    def enter(self, number: int) -> None:
+        """Take that this rank is in epoch `number` from now on, whose graph is not composed yet."""
 
     def attach(self, transport: Pump) -> None:
         """Set the transport, once."""

@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 cimport numpy as cnp
 from numpy cimport ndarray
 
+from taskgraph._native.clock cimport since_1970_ns
 from taskgraph._native.message cimport copied, is_plain
 
 from taskgraph import trace
@@ -191,7 +192,7 @@ cdef class Epoch:
     def __init__(self, object codec, Pump transport=None):
         self.codec = codec
         self.transport = transport
-        self.number = -1
+        self.number = self.entered = -1
         self.tasks = []
         self.inbound = {}
         self.early = {}
@@ -201,14 +202,27 @@ cdef class Epoch:
     def __dealloc__(self):
         free(self.places)
 
-    def mark_in(self, int64_t[::1] word not None):
-        """Say in `word[0]`, from now on, of which task code runs."""
-        self.marked = word
-        self.mark = &word[0]
+    def mark_in(self, int64_t[::1] words not None):
+        """Say in these words, from now on, in which epoch this rank is, of which task code runs, and since when."""
+        if words.shape[0] < <Py_ssize_t>(sizeof(Mark) // sizeof(int64_t)):
+            raise ValueError(f"{words.shape[0]} words are too few")
+        self.marked = words
+        self.mark = <Mark*>&words[0]
 
-    def works_for(self, task):
-        """Take that code of a task runs outside of processors; None: it has returned."""
-        self.mark[0] = 0 if task is None else <int64_t>task + 1
+    @property
+    def caller(self):
+        return self.calling
+
+    @caller.setter
+    def caller(self, task):
+        self.mark.working = 0 if task is None else <int64_t>task + 1
+        self.calling = task
+
+    def enter(self, int64_t number):
+        """Take that this rank is in epoch `number` from now on, whose graph is not composed yet."""
+        self.entered = number
+        self.mark.epoch = number
+        self.mark.entered_ns = since_1970_ns()
 
     def attach(self, Pump transport):
         """Set the transport, once."""
@@ -370,7 +384,7 @@ cdef class Epoch:
         cdef InboundChannel inbound
         cdef OutboundChannel outbound
         self.running = processor
-        self.mark[0] = <int64_t>processor.task + 1
+        self.mark.working = <int64_t>processor.task + 1
         try:
             if self.hook is not None:
                 self.hook("compute.begin", None)
@@ -378,7 +392,7 @@ cdef class Epoch:
             if self.hook is not None:
                 self.hook("compute.end", None)
         finally:
-            self.mark[0] = 0
+            self.mark.working = 0
         for inbound in processor.ins:
             inbound.value = None        # nobody may get it any more, and its memory takes the next one
         for outbound in processor.outs:

@@ -143,4 +143,6 @@ cdef class Committer:
         self.table.free_below(steady.safe, self.generation)
         if trace.hook is not None:
             trace.hook("commit.recorded", None)
+        if not self.table.admits(self.generation):      # user code is next
+            raise EpochAborted
         return 0

@@ -4,9 +4,12 @@ A file of the host's directory, mapped by each rank and by the keeper, one line 
 so that no two ranks share a cache line::
 
     word 0   abort: 0 = run on; g > 0 = generation g is over; OVER = the job is over
-    word 1   progress: the epoch that the rank is in, written by the rank
-    word 2   working: the task whose code the rank runs, plus 1; 0 = of none; written by the rank
-    3 .. 7   reserved
+    word 1   progress: the epoch that the rank is in
+    word 2   working: the task whose code the rank runs, plus 1; 0 = of none
+    word 3   when it entered that epoch, in ns since 1970; 0 = it has entered none yet
+    4 .. 7   reserved
+
+Words 1 to 3 are written by the rank itself, in compiled code (`taskgraph._native.channel.Epoch.mark_in`).
 
 The rank polls word 0 while it waits in C without the GIL. Words are aligned 8-byte integers, which the processors that
 we run on write and read in one piece.
@@ -25,8 +28,7 @@ OVER = -1
 """The abort word that says that the job is over. It is never taken back."""
 
 LINE = 64
-WORKING = 2
-"""The place of this word in a line."""
+_PROGRESS, _WORKING, _ENTERED = 1, 2, 3
 _WORDS = LINE // 8
 
 
@@ -89,24 +91,29 @@ class AbortWords:
 
     def progress(self, index: int) -> int:
         """Return the epoch that a rank says it is in."""
-        return self._words[index * _WORDS + 1]
+        return self._words[index * _WORDS + _PROGRESS]
 
-    def set_progress(self, index: int, epoch: int) -> None:
-        """Say which epoch a rank is in; only the rank itself does."""
-        self._words[index * _WORDS + 1] = epoch
+    def reached(self, index: int) -> tuple[Epoch, float] | None:
+        """Return the epoch that a rank is in, and since when, in seconds since 1970; None: it has entered none yet."""
+        entered_ns = self._words[index * _WORDS + _ENTERED]
+        return (self.progress(index), entered_ns / 1e9) if entered_ns else None
 
     def working(self, index: int) -> tuple[TaskId, Epoch] | None:
         """Return the task whose code a rank runs, or ran when it died, and its epoch; None: it ran none."""
-        task = self._words[index * _WORDS + WORKING] - 1
+        task = self._words[index * _WORDS + _WORKING] - 1
         return None if task < 0 else (task, self.progress(index))
 
     def rest(self, index: int) -> None:
         """Say for a rank that it runs code of no task."""
-        self._words[index * _WORDS + WORKING] = 0
+        self._words[index * _WORDS + _WORKING] = 0
 
     def buffer(self, index: int) -> memoryview:
         """Return the line of one rank: 64 writable bytes, aligned to 64. It keeps the mapping alive."""
         return memoryview(self._memory)[index * LINE : (index + 1) * LINE]
+
+    def mark(self, index: int) -> memoryview:
+        """Return the words of one rank in which it says where it is, as signed integers."""
+        return self.buffer(index).cast("q")[_PROGRESS:]
 
     def close(self) -> None:
         """Let go of the file; memory that is still lent out by `buffer` stays mapped until it is returned."""

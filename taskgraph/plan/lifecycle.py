@@ -32,14 +32,11 @@ class Unit:
         Host that it watches over.
     rank
         Rank whose sidecar it is; None for a keeper.
-    root
-        Whether it is the one that writes down the job's progress.
     """
 
     run: str
     host: Host
     rank: Rank | None = None
-    root: bool = False
 
     def __str__(self) -> str:
         return f"the keeper of host {self.host}" if self.rank is None else f"the sidecar of rank {self.rank}"

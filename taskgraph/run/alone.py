@@ -25,9 +25,10 @@ class Alone(NoControl):
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
-    def progress(self, epochs: Epoch) -> None:
-        """Pass it on."""
-        self._observer.progress(epochs)
+    def begins(self, epoch: Epoch) -> bool:
+        """Tell how far the job is."""
+        self._observer.progress(epoch)
+        return True
 
     def finishing(self) -> None:
         """Let the tasks have the terminal."""

@@ -17,6 +17,7 @@ from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.config import Config
 from taskgraph.errors import CoordinatorError
+from taskgraph.ids import Epoch
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone, Work
@@ -24,7 +25,7 @@ from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.records import Checkpoints
 from taskgraph.plan.succession import Succession
 from taskgraph.run.checkpointing import Checkpointing
-from taskgraph.run.duties import Registration
+from taskgraph.run.duties import Progress, Registration, Show
 from taskgraph.run.etcd_state import Patience
 from taskgraph.run.guard import KeeperGuard
 from taskgraph.run.hostdir import HostDir
@@ -90,7 +91,8 @@ class Beside:
         self._observer = observer
         self._checkpointing = checkpointing
         self._words = shared.words
-        unit = Unit(run=site.run, host=site.host, rank=site.rank, root=site.rank == ROOT)
+        self._is_root = site.rank == ROOT
+        unit = Unit(run=site.run, host=site.host, rank=site.rank)
         machine = Succession(unit, backups=config.backups, placement=config.placement)
         self._machine = machine
         self.timeline = Timeline(site.rank, decision)
@@ -106,7 +108,13 @@ class Beside:
             on_end=self.inbox.ended,
             on_failure=observer.failed,
             words=shared.words,
-            duties=[Registration(unit, Process.current()), KeeperGuard(directory), self.stall],
+            duties=[
+                Registration(unit, Process.current()),
+                KeeperGuard(directory),
+                self.stall,
+                Progress(self._progress),
+                Show(self._progress, observer.progress),
+            ],
             recovery=self._recovery,
             on_fault=self._leave_by_fault,
             patience=Patience(own=not config.etcd, lost_after_s=config.etcd_lost_after_s),
@@ -133,6 +141,7 @@ class Beside:
 
     def adopted(self, decision: Decision) -> None:
         """Take that this rank has restored its state in a generation."""
+        self._is_root = decision.live[0] == self._site.rank
         if self._checkpointing is not None:
             newest = self.inbox.decision(decision.generation - 1)
             history = newest[1] if newest is not None else decision.history
@@ -144,6 +153,11 @@ class Beside:
         checkpointing, self._checkpointing = self._checkpointing, None
         if checkpointing is not None:
             checkpointing.close(finished=finished)
+
+    def _progress(self) -> Epoch | None:
+        """Return the epoch that this rank is in, if it is the one that tells how far the job is."""
+        reached = self._words.reached(self._site.index) if self._is_root else None
+        return None if reached is None else reached[0]
 
     def _heard_of_checkpoint(self, said: Checkpoints) -> None:
         if self._checkpointing is not None:

@@ -59,18 +59,19 @@ class Composing:
 
     def compose(self, epoch: Epoch) -> bool:
         """Let every task compose the epoch, and connect what changed; return whether none composed anything."""
-        self.finished(epoch - 1)
+        if self._declarations is not None:
+            self.finished(epoch - 1)
         changed: dict[TaskId, TaskGraph] = {}
         idle = True
         for replica in self._replicas.primaries:
             context = replica.context
-            self._replicas.current = replica.id
+            self._epoch.caller = replica.id
             context.begin(epoch)
             replica.task.set_epoch(context, epoch)
             if context.finish():
                 changed[replica.id] = context.declaration()
             idle = idle and context.is_idle
-        self._replicas.current = None
+        self._epoch.caller = None
         self._composed = epoch
         if changed:
             self._epoch.connect([replica.context.processors for replica in self._replicas.primaries])

@@ -60,17 +60,14 @@ class Control(Protocol):
             It ended otherwise, or another generation has begun.
         """
 
-    def may_begin(self, epoch: Epoch) -> bool:
-        """Tell whether an epoch may begin; if not, messages are answered, and it is asked again.
+    def begins(self, epoch: Epoch) -> bool:
+        """Take that an epoch begins, unless it may not: then messages are answered, and it is asked again.
 
         Raises
         ------
         EpochAborted
             Another generation has begun, or the job has ended.
         """
-
-    def progress(self, epochs: Epoch) -> None:
-        """Take that so many epochs are finished."""
 
     def finishing(self) -> None:
         """Take that the last epoch is finished; ``exit`` of the tasks comes next."""
@@ -99,12 +96,9 @@ class NoControl:
     def conclude(self, generation: Generation, status: int) -> None:
         """Do nothing."""
 
-    def may_begin(self, epoch: Epoch) -> bool:
+    def begins(self, epoch: Epoch) -> bool:
         """Tell that it may."""
         return True
-
-    def progress(self, epochs: Epoch) -> None:
-        """Do nothing."""
 
     def finishing(self) -> None:
         """Do nothing."""

@@ -51,8 +51,43 @@ class Registration:
         """Leave the entry: the next run of this name clears it away."""
 
 
+class Show:
+    """Shows a person how far the job is.
+
+    Parameters
+    ----------
+    epoch
+        Tells it; None: somebody else does.
+    """
+
+    needs_etcd = False
+    EVERY_S = 0.1
+    ASK_AGAIN_S = 1.0
+
+    def __init__(self, epoch: Callable[[], Epoch | None], show: Callable[[Epoch], None]) -> None:
+        self._epoch = epoch
+        self._show = show
+
+    def turn(self, coordinator: Coordinator, now: float) -> float:
+        """Show it."""
+        epoch = self._epoch()
+        if epoch is None:
+            return self.ASK_AGAIN_S
+        self._show(epoch)
+        return self.EVERY_S
+
+    def finish(self, coordinator: Coordinator) -> None:
+        """Do nothing: who knows that the last epoch is finished shows that."""
+
+
 class Progress:
-    """Writes ``progress`` when it has changed, at most once a second."""
+    """Writes ``progress`` when it has changed, at most once a second.
+
+    Parameters
+    ----------
+    epoch
+        Tells it; None: somebody else writes it.
+    """
 
     needs_etcd = True
     EVERY_S = 1.0
@@ -69,9 +104,7 @@ class Progress:
         if self._write(coordinator):
             self._due = now + self.EVERY_S
             return self.EVERY_S
-        return (
-            self.EVERY_S / 4
-        )  # nothing tells when the epoch changes: that would cost the main thread more than a store
+        return self.EVERY_S / 4  # nothing tells when the epoch changes: that would cost the main thread time
 
     def finish(self, coordinator: Coordinator) -> None:
         """Write the last epoch."""

@@ -35,8 +35,6 @@ class Epochs:
 
     Attributes
     ----------
-    at
-        The epoch whose code runs or ran last.
     are_computing
         Whether messages are handled as they come.
     """
@@ -60,9 +58,9 @@ class Epochs:
         self._transport = transport
         self._snapshots = snapshots
         self._control = control
+        self._queue = queue
         self._handle_all = handle_all
         self._committer = None if transport is None else snapshots.committer(transport, queue)
-        self.at: Epoch | None = None
         self.are_computing = False
 
     def run(self, epoch: Epoch) -> Orders:
@@ -79,11 +77,12 @@ class Epochs:
                 break
             if done == LEFT:
                 return ()
-            for task in hearing:
-                self._check_floor()
-                self._replicas.committed(task, told, steady.safe)
-            self._check_floor()
-            told = steady.safe
+            if hearing:
+                safe = steady.safe
+                for task in hearing:
+                    self._replicas.committed(task, told, safe)
+                    self._check_floor()
+                told = safe
             epoch += 1
         return self._member.finished(idle, self._replicas.asked)
 
@@ -111,18 +110,20 @@ class Epochs:
 
     def _compute(self, epoch: Epoch) -> bool:
         """Run an epoch up to its commit; return whether no task composed anything."""
-        self.at = epoch
-        if not self._control.may_begin(epoch):
+        if not self._control.begins(epoch):
             self._wait_to_begin(epoch)
-        self._control.progress(epoch)
-        trace.reached("epoch", epoch)
+        self._native.enter(epoch)
+        if trace.hook is not None:
+            trace.hook("epoch", epoch)
         idle = self._composing.compose(epoch)
         self._native.begin(epoch)
         self.are_computing = True
-        self._handle_all()
+        if self._queue:
+            self._handle_all()
         self._native.run()
         if self._transport is not None:
-            trace.reached("send.pending")
+            if trace.hook is not None:
+                trace.hook("send.pending", None)
             self._transport.finish_sends()
         self.are_computing = False
         return idle
@@ -132,7 +133,7 @@ class Epochs:
         assert self._transport is not None
         self.are_computing = True
         self._handle_all()
-        while not self._control.may_begin(epoch):
+        while not self._control.begins(epoch):
             if not self._transport.serve():
                 time.sleep(NAP_S)
         self.are_computing = False

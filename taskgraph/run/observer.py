@@ -14,7 +14,7 @@ class Observer(Protocol):
     """Told by the root rank of its progress, and by the one rank that speaks for the job of its failure."""
 
     def progress(self, epochs: Epoch) -> None:
-        """Hear that so many epochs are finished. Called after each, so it has to be quick."""
+        """Hear that so many epochs are finished. Called now and then, by any thread."""
 
     def resumes(self, checkpoint: Name, where: str) -> None:
         """Take that the job goes on from a checkpoint of an earlier run."""

@@ -18,7 +18,6 @@ from taskgraph.backends.launcher import launchers
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.processes import Process, alive
 from taskgraph.backends.transport import Handlers, Transport
-from taskgraph.backends.words import WORKING
 from taskgraph.config import Config
 from taskgraph.errors import GraphError
 from taskgraph.ids import Epoch, Host, TaskId
@@ -177,7 +176,7 @@ def _worker(
 
     def connect(epoch: NativeEpoch, codec: Codec, handlers: Handlers) -> Transport:
         beside.stall.watch(epoch)
-        epoch.mark_in(word[WORKING:])
+        epoch.mark_in(shared.words.mark(site.index))
         return open_wire(communicator, word, program.config.waiting, site.ranks_here, epoch, codec, handlers)
 
     launched_by = launchers(Process.current())
@@ -188,7 +187,7 @@ def _worker(
         beside.timeline,
         observer,
         communicator.Abort,
-        partial(shared.words.set_progress, site.index),
+        partial(shared.words.reached, site.index),
         beside.adopted,
         lambda: not all(map(alive, launched_by)),
         gate,

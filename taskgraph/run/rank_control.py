@@ -96,8 +96,8 @@ class RankControl:
     ----------
     abort
         Ends the job through MPI, where etcd can never be told.
-    mark
-        Says on the host which epoch this rank is in.
+    reached
+        Tells which epoch this rank entered last, and when.
     adopted
         Is told of each generation once this rank has restored its state.
     launcher_gone
@@ -114,7 +114,7 @@ class RankControl:
         timeline: Timeline,
         observer: Observer,
         abort: Callable[[int], None],
-        mark: Callable[[Epoch], None],
+        reached: Callable[[], tuple[Epoch, float] | None],
         adopted: Callable[[Decision], None],
         launcher_gone: Callable[[], bool],
         gate: Gate,
@@ -125,12 +125,11 @@ class RankControl:
         self._timeline = timeline
         self._observer = observer
         self._abort = abort
-        self._mark = mark
+        self._reached = reached
         self._adopted = adopted
         self._launcher_gone = launcher_gone
         self._gate = gate
         self._decision: Decision | None = None
-        self._epochs: Epoch = 0
 
     @property
     def _is_root(self) -> bool:
@@ -151,10 +150,9 @@ class RankControl:
     def resumed(self, decision: Decision) -> None:
         """Tell a person, from one rank, what was lost and where the job goes on."""
         self._decision = decision
-        self._sidecar.root = self._is_root
         self._adopted(decision)
         if decision.follows_failure:
-            recovered = self._timeline.resumed(decision, self._inbox.decided_at, time.time())
+            recovered = self._timeline.resumed(decision, self._reached(), self._inbox.decided_at, time.time())
             if self._is_root:
                 self._observer.recovered(recovered)
 
@@ -209,26 +207,27 @@ class RankControl:
         if not first:
             raise EpochAborted
 
-    def may_begin(self, epoch: Epoch) -> bool:
+    def begins(self, epoch: Epoch) -> bool:
         """Ask the gate. Raises EpochAborted where there is nothing to wait for any more."""
         if self._gate.may_begin(epoch):
+            if self._timeline.is_behind:
+                self._timeline.epoch(epoch, time.time())
             return True
         assert self._decision is not None
         if self._inbox.ending() is not None or self._inbox.decision(self._decision.generation) is not None:
             raise EpochAborted
         return False
 
-    def progress(self, epochs: Epoch) -> None:
-        """Write it down on the host; on the root pass it on."""
-        self._epochs = epochs
-        self._mark(epochs)
-        self._timeline.epoch(epochs, time.time())
-        if self._is_root:
-            self._sidecar.progress(epochs)
-            self._observer.progress(epochs)
+    @property
+    def _epochs(self) -> Epoch:
+        """How many epochs the job has done, when this rank has finished the last."""
+        reached = self._reached()
+        return 0 if reached is None else reached[0] + 1
 
     def finishing(self) -> None:
         """Let the tasks have the terminal."""
+        if self._is_root:
+            self._observer.progress(self._epochs)
         self._observer.close()
 
     def fenced(self, by: Rank) -> None:
@@ -239,7 +238,7 @@ class RankControl:
     def left(self) -> None:
         """Tell a person, from one rank, what the job went through, if it lost ranks."""
         if self._decision is not None and self._decision.follows_failure and self._is_root:
-            self._observer.survived(self._timeline.survived(self._epochs + 1))
+            self._observer.survived(self._timeline.survived(self._epochs))
 
     def lost(self, rank: Rank) -> None:
         """Report the rank."""

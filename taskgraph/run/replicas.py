@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph.config import Config
 from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
@@ -97,8 +98,8 @@ class Replicas:
 
     Parameters
     ----------
-    works_for
-        Is told whose user code runs outside of compute; None: nobody's any more.
+    epoch
+        Is told whose user code runs outside of compute.
 
     Attributes
     ----------
@@ -108,24 +109,13 @@ class Replicas:
         Whether it may: not after the last epoch.
     """
 
-    def __init__(self, program: Program, works_for: Callable[[TaskId | None], None] = lambda task: None) -> None:
+    def __init__(self, program: Program, epoch: NativeEpoch) -> None:
         self._program = program
-        self._works_for = works_for
+        self._epoch = epoch
         self._all: dict[TaskId, Replica] = {}
         self.primaries: list[Replica] = []
-        self._current: TaskId | None = None
         self.asked = NO_END
         self.may_ask = True
-
-    @property
-    def current(self) -> TaskId | None:
-        """The task whose user code runs, or has just raised, outside of compute."""
-        return self._current
-
-    @current.setter
-    def current(self, task: TaskId | None) -> None:
-        self._current = task
-        self._works_for(task)
 
     def __iter__(self) -> Iterator[Replica]:
         return iter(self._all.values())
@@ -151,9 +141,9 @@ class Replicas:
         for task in restore.rebuild:
             replica = self._make(task, True, snapshots)
             if restore.checkpoint is not None:
-                self.current = task
+                self._epoch.caller = task
                 delivered[task] = snapshots.recall(restore.checkpoint, replica)
-                self.current = None
+                self._epoch.caller = None
             self._promote(replica, maker, generation)
         for task in restore.backups:
             known = before.get(task)
@@ -186,7 +176,7 @@ class Replicas:
         UsageError
             The builder returned no `Task`.
         """
-        self.current = task_id
+        self._epoch.caller = task_id
         task = self._program.build(task_id)
         if not isinstance(task, Task):
             raise UsageError(
@@ -196,7 +186,7 @@ class Replicas:
         task.init(framework)
         replica = Replica(task_id, task, framework, framework.close_init())
         snapshots.declare(replica)
-        self.current = None
+        self._epoch.caller = None
         return replica
 
     def shutdown(self, status: int) -> None:
@@ -223,6 +213,6 @@ class Replicas:
             self._call(self._all[task], self._all[task].task.exit)
 
     def _call(self, replica: Replica, call: Callable[[], None]) -> None:
-        self.current = replica.id
+        self._epoch.caller = replica.id
         call()
-        self.current = None
+        self._epoch.caller = None

@@ -17,11 +17,11 @@ from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.coordinator import Event as News
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import CoordinatorError, RunReplaced, RunWiped, TaskgraphError
-from taskgraph.ids import Epoch, Host, Rank
+from taskgraph.ids import Host, Rank
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Work
 from taskgraph.plan.lifecycle import EtcdAway, EtcdBack, Event, RunIsAnothers, Unit, UnitFailed
-from taskgraph.run.duties import Duty, Progress
+from taskgraph.run.duties import Duty
 from taskgraph.run.etcd_state import EtcdState, Patience
 from taskgraph.run.hearing import hear, hosts_after
 from taskgraph.run.job_end import JobEnd
@@ -88,11 +88,7 @@ class Sidecar:
         self._ran_at = clock()
         self._etcd = EtcdState(patience, words)
         self._end = JobEnd(coordinator, self._etcd, unit, on_end, on_failure, words)
-        self._epoch: Epoch | None = None
-        self.root = unit.root
-        """Whether it is this unit that writes down the job's progress."""
-        own: list[Duty] = [Progress(lambda: self._epoch if self.root else None)] if unit.rank is not None else []
-        self._schedule = Schedule([*duties, *own], clock)
+        self._schedule = Schedule(duties, clock)
         self._calls: deque[Callable[[], None]] = deque()
         self._hosts: frozenset[Host] | None = None
         self._closing = threading.Event()
@@ -131,10 +127,6 @@ class Sidecar:
         """Begin, in a thread of its own."""
         self._thread = threading.Thread(target=self.run, name="taskgraph-sidecar", daemon=True)
         self._thread.start()
-
-    def progress(self, epoch: Epoch) -> None:
-        """Say which epoch was reached; on the `root` it is written to etcd now and then. Costs one store."""
-        self._epoch = epoch
 
     def end(self, ending: Ending, timeout_s: float = 5.0, absent: Collection[str] = ()) -> bool:
         """End the job, unless it has ended, or one of the keys in `absent` is there.

@@ -67,6 +67,8 @@ class Timeline:
         self._latest: tuple[Recovered, float] | None = None
         self._lost: list[Rank] = []
         self._failures = 0
+        self.is_behind = False
+        """Whether `epoch` wants to be told."""
         self._furthest: Epoch = -1
         self._furthest_began = 0.0
         self._lost_s = 0.0
@@ -77,8 +79,20 @@ class Timeline:
             self._heard.setdefault(rank, (tombstone, now))
         log.info("rank=%d phase=known dead=%s: %s", self._rank, list(tombstone.ranks), tombstone.describe())
 
-    def resumed(self, decision: Decision, agreed_at: float, now: float) -> Recovered:
-        """Take in that this rank has restored its state in a generation, whose decision was here at `agreed_at`."""
+    def resumed(
+        self, decision: Decision, reached: tuple[Epoch, float] | None, agreed_at: float, now: float
+    ) -> Recovered:
+        """Take in that this rank has restored its state in a generation.
+
+        Parameters
+        ----------
+        reached
+            The epoch that was entered last, and when; None: there was none.
+        agreed_at
+            When the decision was here.
+        """
+        if reached is not None and reached[0] >= self._furthest:
+            self._furthest, self._furthest_began = reached
         before, self._decision = self._decision, decision
         heard = dict(self._heard)
         dead = [rank for rank in before.live if rank not in decision.host_of]
@@ -93,7 +107,7 @@ class Timeline:
             agreed_s=max(agreed_at - died_at, 0.0),
             restored_s=max(now - died_at, 0.0),
         )
-        self._latest = (recovered, died_at)
+        self._latest, self.is_behind = (recovered, died_at), True
         self._lost += dead
         self._failures += 1
         if decision.boundary > self._furthest:
@@ -102,12 +116,12 @@ class Timeline:
         return recovered
 
     def epoch(self, epoch: Epoch, now: float) -> Recovered | None:
-        """Take in that an epoch begins; return the recovery that is complete by that, if one is."""
-        if epoch >= self._furthest:
-            if epoch == self._furthest:
-                self._lost_s += now - self._furthest_began
-            self._furthest, self._furthest_began = epoch, now
-        if self._latest is None or epoch <= self._latest[0].decision.boundary:
+        """Take in, after a failure, that an epoch begins; return the recovery that is complete by that, if one is."""
+        if epoch == self._furthest:
+            self._lost_s += now - self._furthest_began
+        is_complete = self._latest is not None and epoch > self._latest[0].decision.boundary
+        self.is_behind = epoch < self._furthest or (self._latest is not None and not is_complete)
+        if self._latest is None or not is_complete:
             return None
         (latest, died_at), self._latest = self._latest, None
         generation, committed_s = latest.decision.generation, now - died_at

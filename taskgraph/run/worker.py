@@ -95,7 +95,7 @@ class Worker:
             handlers = Handlers(self._on_control, self._on_copy, self._on_stray, control.lost)
             self._transport = connect(self._epoch, codec, handlers)
             self._transport.urgent = ALWAYS
-        self._replicas = Replicas(program, self._epoch.works_for)
+        self._replicas = Replicas(program, self._epoch)
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[tuple[Callable[..., Orders], tuple[Any, ...]]] = deque()
         self._epochs = Epochs(
@@ -171,7 +171,8 @@ class Worker:
     def where(self) -> tuple[TaskId | None, Epoch | None]:
         """Return the task and the epoch whose user code runs or has just raised."""
         running = self._epoch.running
-        return running.task if running is not None else self._replicas.current, self._epochs.at
+        at = self._epoch.entered
+        return running.task if running is not None else self._epoch.caller, at if at >= 0 else None
 
     @property
     def generation(self) -> Generation:

@@ -32,7 +32,7 @@ def main() -> None:
     coordinator = EtcdCoordinator(wait_for_etcd(directory, 20).within(2.0), spec.job, spec.run)
     if "claim" in sys.argv:
         coordinator.claim(spec.run)
-    unit = Unit(run=spec.run, host=spec.host, rank=rank, root=rank == 0)
+    unit = Unit(run=spec.run, host=spec.host, rank=rank)
     sidecar = Sidecar(
         coordinator,
         unit,
@@ -46,8 +46,6 @@ def main() -> None:
         match line.split():
             case ["end", status]:
                 sidecar.end(Ending(status=int(status), message="" if status == "0" else "it broke"))
-            case ["progress", epoch]:
-                sidecar.progress(int(epoch))
             case ["leave"]:
                 sidecar.close()
                 leave(directory, index)
