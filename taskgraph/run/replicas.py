@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskgraph._native.channel import Epoch as NativeEpoch
+from taskgraph._native.repeats import QuickContext
 from taskgraph.config import Config
 from taskgraph.errors import UsageError
 from taskgraph.ids import Epoch, Generation, TaskId
@@ -160,7 +161,7 @@ class Replicas:
         config = self._program.config
         was_primary = replica.is_run
         replica.framework.is_primary = True
-        replica.context = Context(
+        replica.context = QuickContext(
             replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, maker
         )
         self._all[replica.id] = replica
