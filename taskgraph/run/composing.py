@@ -16,6 +16,7 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.declarations import Declarations
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.routes import tree_place
+from taskgraph.program.context import Context
 from taskgraph.program.graph import TaskGraph
 from taskgraph.run.ends import Ends
 from taskgraph.run.replicas import Replicas
@@ -62,9 +63,12 @@ class Composing:
         if self._declarations is not None:
             self.finished(epoch - 1)
         changed: dict[TaskId, TaskGraph] = {}
+        contexts: list[Context] = []
         idle = True
         for replica in self._replicas.primaries:
             context = replica.context
+            assert context is not None
+            contexts.append(context)
             self._epoch.caller = replica.id
             context.begin(epoch)
             replica.task.set_epoch(context, epoch)
@@ -74,7 +78,7 @@ class Composing:
         self._epoch.caller = None
         self._composed = epoch
         if changed:
-            self._epoch.connect([replica.context.processors for replica in self._replicas.primaries])
+            self._epoch.connect([context.processors for context in contexts])
             self._declare(epoch, changed)
         if self._declarations is not None and self._declarations.are_unchecked:
             self._check_whole(epoch, self._declarations.composed(epoch, self._rank))

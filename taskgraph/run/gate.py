@@ -45,7 +45,7 @@ class Gate:
         self.begun, self.waiting = -1, None
 
     def may_begin(self, epoch: Epoch) -> bool:
-        """Tell whether the main thread may begin an epoch; if not, it asks again."""
+        """Tell whether the main thread may begin an epoch, which it then does; if not, it asks again."""
         if self.is_shut and epoch % self._every == 0:
             self.waiting = epoch
             return False

@@ -49,6 +49,8 @@ class Replica:
         The arrays of it, and the rest.
     hears_commits
         Whether its `committed` does anything.
+    context
+        What it is composed with in the generation that runs, or ran last; None: this rank does not run it.
     """
 
     id: TaskId
@@ -58,27 +60,12 @@ class Replica:
     arrays: list[NDArray[Any]] = field(init=False)
     saved: list[Saved] = field(init=False)
     hears_commits: bool = field(init=False)
-    _context: Context | None = field(default=None)
+    context: Context | None = field(default=None)
 
     def __post_init__(self) -> None:
         self.arrays = [value for value in self.state.values() if isinstance(value, np.ndarray)]
         self.saved = [value for value in self.state.values() if isinstance(value, Saved)]
         self.hears_commits = getattr(self.task.committed, "__func__", None) is not Task.committed
-
-    @property
-    def context(self) -> Context:
-        """What its primary composes with, in the generation that runs."""
-        assert self._context is not None, f"task {self.id} is not run here"
-        return self._context
-
-    @context.setter
-    def context(self, context: Context | None) -> None:
-        self._context = context
-
-    @property
-    def is_run(self) -> bool:
-        """Whether this rank runs the task in the generation that runs, or did so in the one before."""
-        return self._context is not None
 
 
 class Fills(Protocol):
@@ -159,7 +146,7 @@ class Replicas:
     def _promote(self, replica: Replica, maker: EndMaker, generation: Generation) -> None:
         """Make a replica the primary of its task in a generation."""
         config = self._program.config
-        was_primary = replica.is_run
+        was_primary = replica.context is not None
         replica.framework.is_primary = True
         replica.context = QuickContext(
             replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, maker
