@@ -213,3 +213,8 @@ def test_an_object_that_cannot_be_pickled_is_refused_at_the_put(ranks):
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as raised:
         carried([lambda: None], ranks)
     assert any(entry.name == "send" for entry in raised.traceback)
+
+
+def test_the_memory_of_a_small_value_takes_the_next_one_only_where_nobody_can_notice(mpirun):
+    done = mpirun.run(PROGRAMS / "kept_values.py", ranks=2)
+    assert done.stdout.splitlines() == ["all as they were put"]

@@ -2,6 +2,7 @@
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint64_t
+from numpy cimport ndarray
 
 cdef class Port:
     """The way to one other rank. What it is made of is the transport's business."""
@@ -22,6 +23,9 @@ cdef class InboundChannel:
     cdef Processor processor
     cdef object value
     cdef bint arrived
+    cdef ndarray spare          # the last value, where nobody has kept it: the next one may go there
+
+    cdef int let_go(self) except -1
 
 cdef class OutboundChannel:
     cdef readonly object id
@@ -70,5 +74,6 @@ cdef class Epoch:
     cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
     cdef int index(self) except -1
     cdef InboundChannel find(self, uint64_t key)
+    cdef ndarray take_spare(self, uint64_t key)
     cdef int release(self) except -1
     cdef int fire(self, Processor processor) except -1

@@ -13,7 +13,7 @@ cimport numpy as cnp
 from numpy cimport ndarray
 
 from taskgraph._native.clock cimport since_1970_ns
-from taskgraph._native.message cimport copied, is_plain
+from taskgraph._native.message cimport copied, is_forsaken, is_plain
 
 from taskgraph import trace
 from taskgraph.errors import GraphError, UsageError
@@ -76,6 +76,14 @@ cdef class InboundChannel:
         if self.processor is None or self.processor is not self.epoch.running:
             raise misplaced("get", self.id, self.processor, self.epoch)
         return self.value
+
+    cdef int let_go(self) except -1:
+        """Nobody may get the value any more: its memory takes the next one."""
+        cdef object value = self.value
+        self.value = None
+        if type(value) is ndarray and is_forsaken(<ndarray>value):
+            self.spare = <ndarray>value
+        return 0
 
     def __repr__(self):
         return f"<in channel {self.id}>"
@@ -271,6 +279,14 @@ cdef class Epoch:
             at = (at + 1) & self.mask
         return None
 
+    cdef ndarray take_spare(self, uint64_t key):
+        """Return an array that a channel had before and that nobody has any more, or None."""
+        cdef InboundChannel inbound = self.find(key)
+        cdef ndarray spare = None
+        if inbound is not None:
+            spare, inbound.spare = inbound.spare, None
+        return spare
+
     cdef int release(self) except -1:
         """Let go of the processors of the last graph: their channels refuse work from now on."""
         cdef Processor processor
@@ -280,7 +296,7 @@ cdef class Epoch:
             for processor in processors:
                 for inbound in processor.ins:
                     inbound.processor = None
-                    inbound.value = None
+                    inbound.value = inbound.spare = None
                 for outbound in processor.outs:
                     outbound.processor = None
         self.inbound = {}
@@ -394,7 +410,7 @@ cdef class Epoch:
         finally:
             self.mark.working = 0
         for inbound in processor.ins:
-            inbound.value = None        # nobody may get it any more, and its memory takes the next one
+            inbound.let_go()
         for outbound in processor.outs:
             if outbound.last_put != self.number:
                 raise GraphError(

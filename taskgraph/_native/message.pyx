@@ -7,7 +7,7 @@ page faults than its transfer.
 
 from cpython.mem cimport PyMem_Malloc
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -35,8 +35,11 @@ cdef extern from "numpy/arrayobject.h":
         uint8_t version
         PyDataMemAllocator allocator
     object PyDataMem_SetHandler(object handler)
+    PyObject* PyArray_DescrFromType(int number)
     object PyArray_Empty(int ndim, cnp.npy_intp* shape, cnp.PyArray_Descr* steals_dtype, bint fortran)
     bint PyDataType_REFCHK(cnp.PyArray_Descr* dtype)
+    ctypedef struct PyArrayObject_fields:
+        PyObject* weakreflist
 
 cdef enum:
     POOLED_BYTES = 65536
@@ -303,6 +306,30 @@ cdef ndarray empty(const Header* header, const int64_t* shape, object dtype):
     if <uint64_t>cnp.PyArray_NBYTES(array) != header.nbytes:
         raise ValueError("shape and dtype of a header do not make up its payload")
     return array
+
+
+cdef bint is_forsaken(ndarray array) noexcept:
+    """Tell whether the caller has the only reference to a small array, and nobody can get another."""
+    return (Py_REFCNT(array) == 1 and cnp.PyArray_NBYTES(array) <= SPARE_BYTES
+            and (<PyArrayObject_fields*><PyObject*>array).weakreflist == NULL)
+
+
+cdef bint fits(ndarray array, const Header* header, const int64_t* shape) noexcept:
+    """Tell whether an array, whatever was done to it, is as `empty` would make it."""
+    cdef cnp.PyArray_Descr* dtype
+    cdef int i
+    if header.flags & (FORTRAN | NAMED_DTYPE) or cnp.PyArray_NDIM(array) != header.ndim:
+        return False
+    if not cnp.PyArray_CHKFLAGS(array, cnp.NPY_ARRAY_CARRAY | cnp.NPY_ARRAY_OWNDATA):
+        return False
+    if <uint64_t>cnp.PyArray_NBYTES(array) != header.nbytes or header.dtype >= cnp.NPY_NTYPES_LEGACY:
+        return False
+    for i in range(header.ndim):
+        if cnp.PyArray_DIMS(array)[i] != shape[i]:
+            return False
+    dtype = <cnp.PyArray_Descr*>PyArray_DescrFromType(header.dtype)
+    Py_DECREF(<object><PyObject*>dtype)                   # there is one of each for ever
+    return cnp.PyArray_DESCR(array) == dtype
 
 
 cdef ndarray copied(ndarray array):

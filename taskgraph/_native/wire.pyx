@@ -25,8 +25,8 @@ from numpy cimport ndarray
 from taskgraph._native.channel cimport Epoch
 from taskgraph._native.committer cimport Committer
 from taskgraph._native.message cimport (
-    ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE,
-    Header, check, empty, empty_bytes, head_bytes, lead_bytes,
+    ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE, SPARE_BYTES,
+    Header, check, empty, empty_bytes, fits, head_bytes, lead_bytes,
 )
 from taskgraph._native.mpih cimport (
     MPI_BYTE, MPI_REQUEST_NULL,
@@ -231,7 +231,11 @@ cdef class Wire(Waiter):
         cdef int64_t* shape = <int64_t*>(buffer + sizeof(Header))
         cdef char* meta = buffer + sizeof(Header) + 8 * (header.ndim + header.frames)
         cdef uint32_t i
+        cdef ndarray spare
         if header.kind == ARRAY:
+            spare = self.epoch.take_spare(header.channel) if header.nbytes <= SPARE_BYTES else None
+            if spare is not None and fits(spare, header, shape):
+                return spare
             dtype = self.codec.load_dtype(meta[:header.meta]) if header.flags & NAMED_DTYPE else None
             return empty(header, shape, dtype)
         if header.kind == CONTROL:
