@@ -58,7 +58,7 @@ class Worker(tg.Task):
 def run_job(place):
     """Be a rank."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("taskgraph.run.checkpoint_rounds").setLevel(logging.INFO)
+    logging.getLogger("taskgraph.run.checkpoints.rounds").setLevel(logging.INFO)
     job = tg.Job("checkpoint", TASKS, epochs=EPOCHS, ranks_per_host=1, progress="off",
                  checkpoint=place, checkpoint_every=EVERY, resume="never")  # fmt: skip
     job.set_task_builder(lambda task_id: Worker())

@@ -76,8 +76,8 @@ def run_job(how, seconds):
     """Be a rank."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s, heard at %(created).6f"))
-    logging.getLogger("taskgraph.run.timeline").addHandler(handler)
-    logging.getLogger("taskgraph.run.timeline").setLevel(logging.INFO)
+    logging.getLogger("taskgraph.run.rank.timeline").addHandler(handler)
+    logging.getLogger("taskgraph.run.rank.timeline").setLevel(logging.INFO)
     job = tg.Job("detection", RANKS, epochs=EPOCHS, progress="off")
     job.set_task_builder(lambda task_id: Ring(how, seconds))
     return job.start()

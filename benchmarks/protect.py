@@ -65,7 +65,7 @@ class Worker(tg.Task):
 
 def count_copies(directory):
     """Let this rank note how many bytes its copies have, after the first few epochs."""
-    from taskgraph.run.host_snapshots import HostSnapshots
+    from taskgraph.run.state.host_snapshots import HostSnapshots
 
     outgoing = HostSnapshots.outgoing
 

@@ -15,7 +15,7 @@ from taskgraph.program.task import Task
 from taskgraph.program.topology import Linkage, Topology
 from taskgraph.report import Reporter
 from taskgraph.run.alone import run_alone
-from taskgraph.run.replicas import Program
+from taskgraph.run.state.replicas import Program
 
 
 class TaskBuilder(Protocol):
@@ -163,7 +163,9 @@ class Job:
         reporter = Reporter(self.config, launched)
         if launched is None:
             return run_alone(program, reporter)
-        from taskgraph.run.rank import run_rank  # with it come gRPC and etcd, which a job of one process does without
+        from taskgraph.run.rank.rank import (
+            run_rank,  # with it come gRPC and etcd, which a job of one process does without
+        )
 
         return run_rank(program, reporter)
 

@@ -14,11 +14,11 @@ from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Process, Watch, alive, kill
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
-from taskgraph.run.etcd_keeping import EtcdKeeping
-from taskgraph.run.guard import start_keeper, wait_for_etcd
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.records import read_process
-from taskgraph.run.spec import KeeperSpec
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.files import read_process
+from taskgraph.run.host.keeper_spec import KeeperSpec
+from taskgraph.run.keeper.etcd_keeping import EtcdKeeping
+from taskgraph.run.keeper.guard import start_keeper, wait_for_etcd
 
 LIMIT_S = 30.0
 GONE_S = 10.0

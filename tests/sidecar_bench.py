@@ -9,8 +9,8 @@ from taskgraph.backends.processes import Process
 from taskgraph.backends.words import AbortWords
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import Duty
-from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.unit.duties import Duty
+from taskgraph.run.unit.sidecar import Sidecar
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 
 LIMIT_S = 20.0

@@ -23,14 +23,14 @@ from taskgraph.plan.layout import Layout
 from taskgraph.plan.manifest import Name
 from taskgraph.program.framework import Framework
 from taskgraph.program.task import Task
-from taskgraph.run.checkpoint_rounds import FIRST_S, PATIENCE_S, Rounds
-from taskgraph.run.checkpointing import Checkpointing
-from taskgraph.run.gate import Gate
-from taskgraph.run.replicas import Replica
-from taskgraph.run.resuming import Beginning, candidates
-from taskgraph.run.shelf import Shelf
-from taskgraph.run.slot_note import note
-from taskgraph.run.task_files import TaskFiles
+from taskgraph.run.checkpoints.candidates import candidates
+from taskgraph.run.checkpoints.gate import Gate
+from taskgraph.run.checkpoints.rounds import FIRST_S, PATIENCE_S, Rounds
+from taskgraph.run.checkpoints.shelf import Beginning, Shelf
+from taskgraph.run.checkpoints.writer import Checkpointing
+from taskgraph.run.state.replicas import Replica
+from taskgraph.run.state.slot_note import note
+from taskgraph.run.state.task_files import TaskFiles
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 from tests.checkpoints import OTHER, RUN, make
 

@@ -27,7 +27,7 @@ from taskgraph.plan.commit import Contribution, Verdict
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.routes import tree_place
-from taskgraph.run.slot_note import END_BITS, delivered_of, end_of
+from taskgraph.run.state.slot_note import END_BITS, delivered_of, end_of
 
 GENERATION = 3
 

@@ -17,12 +17,12 @@ from taskgraph.plan.decision import start
 from taskgraph.plan.holdings import Held, Known
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.messages import Topic
-from taskgraph.run.control import NoControl
-from taskgraph.run.copies import closed, opened
-from taskgraph.run.replicas import Program
-from taskgraph.run.slot_note import note
-from taskgraph.run.snapshots import NoSnapshots
-from taskgraph.run.worker import Worker
+from taskgraph.run.state.copies import closed, opened
+from taskgraph.run.state.replicas import Program
+from taskgraph.run.state.slot_note import note
+from taskgraph.run.state.snapshots import NoSnapshots
+from taskgraph.run.worker.control import NoControl
+from taskgraph.run.worker.worker import Worker
 
 KNOWN_BYTES = 40
 WHOLE = Delta(

@@ -8,7 +8,7 @@ import pytest
 from sidecar_bench import ME, RUN, Bench
 
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import HostLease, Progress, Registration, Show
+from taskgraph.run.unit.duties import HostLease, Progress, Registration, Show
 from taskgraph.testing.memory import MemoryCoordinator
 
 

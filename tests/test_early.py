@@ -11,7 +11,7 @@ from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.plan.messages import Topic
 from taskgraph.program.codec import Codec
-from taskgraph.run.composing import Composing
+from taskgraph.run.worker.composing import Composing
 
 
 class NoReplicas:

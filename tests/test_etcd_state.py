@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from taskgraph.backends.words import OVER, AbortWords
-from taskgraph.run.etcd_state import OVER_S, EtcdState, Patience
+from taskgraph.run.unit.etcd_state import OVER_S, EtcdState, Patience
 
 
 def test_that_the_job_is_over_on_this_host_ends_it_here_only_after_a_while(tmp_path: Path) -> None:

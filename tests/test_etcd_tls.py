@@ -26,7 +26,7 @@ from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_server import EtcdServer
 from taskgraph.backends.tls import TlsFiles
 from taskgraph.errors import CoordinatorUnreachable
-from taskgraph.run.etcd_keeping import EtcdKeeping
+from taskgraph.run.keeper.etcd_keeping import EtcdKeeping
 
 OUTSIDE = "127.0.0.2"
 

@@ -12,8 +12,8 @@ from taskgraph.plan.layout import Layout
 from taskgraph.plan.member import Member
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.orders import Leave, Send
-from taskgraph.run.control import JobEnded
-from taskgraph.run.worker import Left
+from taskgraph.run.worker.control import JobEnded
+from taskgraph.run.worker.worker import Left
 
 endings = st.builds(Ending, status=st.integers(0, 255), message=st.text(), lost=st.booleans())
 

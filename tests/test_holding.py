@@ -10,7 +10,7 @@ import pytest
 from taskgraph.backends.processes import Process
 from taskgraph.backends.slurm import Standing
 from taskgraph.errors import UsageError
-from taskgraph.run.holding import Holding
+from taskgraph.run.keeper.holding import Holding
 
 
 class Clock:

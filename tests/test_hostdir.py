@@ -15,11 +15,11 @@ import pytest
 from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import Process
 from taskgraph.errors import UsageError
-from taskgraph.run import hostdir
-from taskgraph.run.forgotten import remove_dead_siblings, remove_forgotten
-from taskgraph.run.hostdir import SHARED_MEMORY, HostDir
-from taskgraph.run.records import lock, read_process, write_process
-from taskgraph.run.roster import add_rank, close_roster, leave, read_roster
+from taskgraph.run.host import directory as hostdir
+from taskgraph.run.host.directory import SHARED_MEMORY, HostDir
+from taskgraph.run.host.files import lock, read_process, write_process
+from taskgraph.run.host.forgotten import remove_dead_siblings, remove_forgotten
+from taskgraph.run.host.roster import add_rank, close_roster, leave, read_roster
 
 RUN = "0123456789abcdef"
 

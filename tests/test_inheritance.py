@@ -14,12 +14,12 @@ from taskgraph.backends.processes import Process, alive
 from taskgraph.backends.slots import SlotDir
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.relaunch import first_generation
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.inheritance import inherit
-from taskgraph.run.records import write_atomically
-from taskgraph.run.roster import add_rank
-from taskgraph.run.spec import KeeperSpec
-from taskgraph.run.supervised import Supervised
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.files import write_atomically
+from taskgraph.run.host.keeper_spec import KeeperSpec
+from taskgraph.run.host.roster import add_rank
+from taskgraph.run.host.supervised import Supervised
+from taskgraph.run.start.inheritance import inherit
 
 LINEAGE, OTHER = "0123456789abc", "fffffffffffff"
 

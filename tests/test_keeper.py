@@ -16,9 +16,9 @@ from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Watch, alive, kill
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.plan.ending import Ending
-from taskgraph.run.guard import wait_for_etcd
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.records import read_process
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.files import read_process
+from taskgraph.run.keeper.guard import wait_for_etcd
 
 
 @pytest.fixture
@@ -195,8 +195,8 @@ def test_a_rank_that_comes_after_its_launcher_was_killed_does_not_live_on(there:
 LATE = """
 import sys, time
 from taskgraph.backends.processes import Process
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.roster import add_rank
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.roster import add_rank
 print("ready", flush=True)
 sys.stdin.readline()
 add_rank(HostDir.open(sys.argv[1]), 1, Process.current())

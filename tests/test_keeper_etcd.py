@@ -16,10 +16,10 @@ from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.processes import Process, Watch, kill
 from taskgraph.errors import UsageError
 from taskgraph.plan.ending import Ending
-from taskgraph.run.etcd_keeping import EtcdKeeping
-from taskgraph.run.guard import tell_etcd, wait_for_etcd
-from taskgraph.run.hostdir import HostDir, machine
-from taskgraph.run.records import write_process
+from taskgraph.run.host.directory import HostDir, machine
+from taskgraph.run.host.files import write_process
+from taskgraph.run.keeper.etcd_keeping import EtcdKeeping
+from taskgraph.run.keeper.guard import tell_etcd, wait_for_etcd
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taskgraph.run import last_host
-from taskgraph.run.last_host import remove_keys
+from taskgraph.run.keeper import last_host
+from taskgraph.run.keeper.last_host import remove_keys
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 
 

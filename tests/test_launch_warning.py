@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from taskgraph.run.launch_line import better, survives, warn_of_mortality
+from taskgraph.run.start.mortality import better, survives, warn_of_mortality
 
 ULFM = {"OMPI_MCA_mpi_ft_enable": "1", "OMPI_COMM_WORLD_RANK": "0"}
 

@@ -27,6 +27,9 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
+# The same within `taskgraph.run`.
+PARTS = ("state", "host", "worker", "checkpoints", "unit", "keeper", "start", "probes", "rank")
+
 CYTHON_IMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+c?import[ \t]+\(?([\w, \t]+)|c?import[ \t]+([\w., \t]+))", re.MULTILINE
 )
@@ -110,6 +113,22 @@ def test_no_module_imports_one_of_a_higher_layer():
     assert not upwards
 
 
+def test_no_part_of_run_imports_a_higher_one():
+    def level(module: str) -> int:
+        parts = module.split(".")
+        return PARTS.index(parts[2]) if len(parts) > 3 else len(PARTS)  # `alone` and `supervisor` use all of them
+
+    graph = {module: others for module, others in imports().items() if module.startswith("taskgraph.run.")}
+    assert {module.split(".")[2] for module in graph if module.count(".") > 2} == set(PARTS)
+    upwards = [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if other in graph and level(other) > level(module)
+    ]
+    assert not upwards
+
+
 def test_nothing_in_the_package_imports_the_package_as_a_whole():
     assert not [module for module, others in imports().items() if "taskgraph" in others]
 
@@ -129,7 +148,7 @@ def test_imports_form_no_circle():
         (".pyx", "from taskgraph.run cimport worker", {("taskgraph.run", "worker")}),
         (".pyx", "cdef f():\n    from .message cimport Message, Head as H", {
             ("taskgraph._native.message", "Message"), ("taskgraph._native.message", "Head")}),
-        (".pxd", "cimport numpy as np, taskgraph.run.worker", {("numpy", ""), ("taskgraph.run.worker", "")}),
+        (".pxd", "cimport numpy as np, taskgraph.plan.tree", {("numpy", ""), ("taskgraph.plan.tree", "")}),
     ],
 )  # fmt: skip
 def test_imports_are_seen_wherever_they_stand(tmp_path, monkeypatch, suffix, text, expected):

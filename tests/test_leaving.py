@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PROGRAM = """
     import os, sys, time
-    from taskgraph.run import leaving
+    from taskgraph.run.rank import leaving
     import taskgraph as tg
 
     leaving.FINALIZE_S = 0

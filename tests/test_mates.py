@@ -11,9 +11,9 @@ from queue import Queue
 import pytest
 
 from taskgraph.backends.processes import Process, alive
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.mates import Mates
-from taskgraph.run.roster import add_rank, leave, read_roster
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.roster import add_rank, leave, read_roster
+from taskgraph.run.rank.mates import Mates
 
 LIMIT_S = 30.0
 

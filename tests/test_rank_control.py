@@ -7,9 +7,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from taskgraph.run.control import JobEnded
-from taskgraph.run.gate import Gate
-from taskgraph.run.rank_control import RankControl
+from taskgraph.run.checkpoints.gate import Gate
+from taskgraph.run.rank.control import RankControl
+from taskgraph.run.worker.control import JobEnded
 
 
 def control(*, launcher_gone: bool) -> tuple[RankControl, Mock, Any]:

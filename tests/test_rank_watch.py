@@ -14,8 +14,8 @@ from kept_machine import until
 from taskgraph.backends.observed import Observed
 from taskgraph.backends.processes import Condition, Process, condition
 from taskgraph.plan.evidence import Evidence
-from taskgraph.run.rank_watch import JUMP_S, STOPPED_S, RankWatch
-from taskgraph.run.roster import Entry
+from taskgraph.run.host.roster import Entry
+from taskgraph.run.keeper.rank_watch import JUMP_S, STOPPED_S, RankWatch
 
 
 class Clock:

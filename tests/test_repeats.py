@@ -17,7 +17,7 @@ from taskgraph.plan.layout import assign
 from taskgraph.program.codec import Codec
 from taskgraph.program.context import Context
 from taskgraph.program.topology import Static
-from taskgraph.run.ends import Ends
+from taskgraph.run.worker.channel_ends import Ends
 
 TASKS, ME = 4, 1
 

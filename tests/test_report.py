@@ -21,7 +21,7 @@ from taskgraph.report import Progress, failure
 from taskgraph.report.pace import Pace
 from taskgraph.report.progress import BAR_EVERY_S, LINE_EVERY_S
 from taskgraph.report.recovery import recovery, survival
-from taskgraph.run.timeline import Recovered, Survived, Timeline
+from taskgraph.run.rank.timeline import Recovered, Survived, Timeline
 
 
 class Clock:

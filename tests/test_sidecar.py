@@ -18,8 +18,8 @@ from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, GraphErro
 from taskgraph.ids import ChannelId
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import HostLease, Progress, Registration
-from taskgraph.run.sidecar import Sidecar
+from taskgraph.run.unit.duties import HostLease, Progress, Registration
+from taskgraph.run.unit.sidecar import Sidecar
 from taskgraph.testing.memory import MemoryCoordinator
 
 

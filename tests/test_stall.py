@@ -8,7 +8,7 @@ from taskgraph._native.channel import Epoch, InboundChannel, Processor
 from taskgraph.ids import ChannelId
 from taskgraph.program.channel import channel_key
 from taskgraph.program.codec import Codec
-from taskgraph.run.stall import StallWatch
+from taskgraph.run.unit.stall import StallWatch
 from taskgraph.testing.memory import MemoryCoordinator, MemoryStore
 
 NOBODY = MemoryCoordinator(MemoryStore())

@@ -14,10 +14,10 @@ from kept_machine import until
 
 from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import Process, alive, kill
-from taskgraph.run.forgotten import remove_forgotten
-from taskgraph.run.hostdir import machine
-from taskgraph.run.records import write_process
-from taskgraph.run.starting import starting
+from taskgraph.run.host.before_keeper import starting
+from taskgraph.run.host.directory import machine
+from taskgraph.run.host.files import write_process
+from taskgraph.run.host.forgotten import remove_forgotten
 from taskgraph.testing.leftovers import shared_by
 
 HALF_STARTED = """

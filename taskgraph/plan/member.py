@@ -4,7 +4,7 @@ Rule 1: between two generations a rank does nothing but wait for the decision, o
 when the one before is committed and its snapshot, if one is due, is whole. Rule 3: nothing of the protocol calls user
 code while an epoch runs: what a commit allows then waits for the end of the epoch.
 
-The shell (`taskgraph.run.worker`) carries orders out and reports; see `taskgraph.plan.orders` for how.
+The shell (`taskgraph.run.worker.worker`) carries orders out and reports; see `taskgraph.plan.orders` for how.
 """
 
 from __future__ import annotations

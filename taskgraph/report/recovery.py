@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from taskgraph.ids import Rank
 from taskgraph.plan.evidence import WORDS, Tombstone
 from taskgraph.plan.manifest import Name
-from taskgraph.run.timeline import Recovered, Survived, moved
+from taskgraph.run.rank.timeline import Recovered, Survived, moved
 
 _MOST = 6
 

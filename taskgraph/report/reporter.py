@@ -14,7 +14,7 @@ from taskgraph.plan.manifest import Name
 from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
 from taskgraph.report.recovery import recovery, resumption, survival
-from taskgraph.run.timeline import Recovered, Survived
+from taskgraph.run.rank.timeline import Recovered, Survived
 
 
 class Reporter:

@@ -8,15 +8,16 @@ from taskgraph.ids import Epoch
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
 from taskgraph.run.alone_checkpoints import AloneCheckpoints
-from taskgraph.run.control import NoControl
-from taskgraph.run.injection import refuse_in_one_process
-from taskgraph.run.observer import Observer
-from taskgraph.run.replicas import Program
-from taskgraph.run.resuming import HERE, Beginning, look_alone
-from taskgraph.run.shelf import Shelf
-from taskgraph.run.snapshots import NoSnapshots
-from taskgraph.run.startup import warn_of_few_copies
-from taskgraph.run.worker import Worker
+from taskgraph.run.checkpoints.shelf import Beginning, Shelf
+from taskgraph.run.probes.injection import refuse_in_one_process
+from taskgraph.run.rank.observer import Observer
+from taskgraph.run.start.beginning import look_alone
+from taskgraph.run.start.prepare import warn_of_few_copies
+from taskgraph.run.start.site import HERE
+from taskgraph.run.state.replicas import Program
+from taskgraph.run.state.snapshots import NoSnapshots
+from taskgraph.run.worker.control import NoControl
+from taskgraph.run.worker.worker import Worker
 
 
 class Alone(NoControl):

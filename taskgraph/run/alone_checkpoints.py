@@ -15,11 +15,11 @@ from taskgraph.plan import orders as do
 from taskgraph.plan.checkpoints import interval_s
 from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.manifest import Name
-from taskgraph.run.checkpoint_rounds import FIRST_S, pause_after
-from taskgraph.run.recall import Recall
-from taskgraph.run.replicas import Replica
-from taskgraph.run.shelf import Shelf
-from taskgraph.run.snapshots import NoSnapshots
+from taskgraph.run.checkpoints.rounds import FIRST_S, pause_after
+from taskgraph.run.checkpoints.shelf import Shelf
+from taskgraph.run.state.recall import Recall
+from taskgraph.run.state.replicas import Replica
+from taskgraph.run.state.snapshots import NoSnapshots
 
 log = logging.getLogger(__name__)
 

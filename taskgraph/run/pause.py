@@ -12,10 +12,10 @@ from contextlib import closing, suppress
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.errors import TaskgraphError
 from taskgraph.plan import records
-from taskgraph.run.hostdir import HostDir, shared_memory
-from taskgraph.run.inheritance import directories
-from taskgraph.run.spec import KeeperSpec
-from taskgraph.run.supervised import Supervised
+from taskgraph.run.host.directory import HostDir, shared_memory
+from taskgraph.run.host.keeper_spec import KeeperSpec
+from taskgraph.run.host.supervised import Supervised
+from taskgraph.run.start.inheritance import directories
 
 log = logging.getLogger(__name__)
 

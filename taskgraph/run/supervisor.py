@@ -1,8 +1,8 @@
 """The supervisor of a job: starts its launcher, and starts it again when that ended while the job was not over.
 
-What follows when a launcher has ended is `taskgraph.plan.relaunch`'s to say; what the job has come to, it says itself
-(`taskgraph.run.supervised`). Nothing of the job outlives the supervisor: the kernel ends the launcher with it, keepers
-see that it is gone, and it ends what they leave.
+`taskgraph.plan.relaunch` decides what follows when a launcher has ended; the job itself reports what became of it
+(`taskgraph.run.host.supervised`). Nothing of the job outlives the supervisor: the kernel ends the launcher with it,
+keepers see that it is gone, and it ends what they leave.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import alive, tied
 from taskgraph.errors import TaskgraphError
 from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Verdict, after
-from taskgraph.run import inheritance
-from taskgraph.run.forgotten import remove_left_by_launcher
-from taskgraph.run.hostdir import shared_memory
+from taskgraph.run.host.directory import shared_memory
+from taskgraph.run.host.forgotten import remove_left_by_launcher
+from taskgraph.run.host.roster import read_roster
+from taskgraph.run.host.supervised import Supervised
 from taskgraph.run.pause import Pause
-from taskgraph.run.roster import read_roster
-from taskgraph.run.supervised import Supervised
+from taskgraph.run.start import inheritance
 
 _LOOK_S = 0.5
 _DESERTED_S = 5.0

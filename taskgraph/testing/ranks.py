@@ -10,11 +10,11 @@ from taskgraph.ids import Rank
 from taskgraph.plan.decision import start
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
-from taskgraph.run.control import NoControl
-from taskgraph.run.injection import refuse_in_one_process
-from taskgraph.run.resuming import HERE
-from taskgraph.run.snapshots import NoSnapshots
-from taskgraph.run.worker import Worker
+from taskgraph.run.probes.injection import refuse_in_one_process
+from taskgraph.run.start.site import HERE
+from taskgraph.run.state.snapshots import NoSnapshots
+from taskgraph.run.worker.control import NoControl
+from taskgraph.run.worker.worker import Worker
 from taskgraph.testing.loopback import Loopback, LoopbackTransport
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from taskgraph.job import Job
 from taskgraph.plan import decision
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
-from taskgraph.run.control import NoControl
-from taskgraph.run.snapshots import NoSnapshots
-from taskgraph.run.worker import Worker
+from taskgraph.run.state.snapshots import NoSnapshots
+from taskgraph.run.worker.control import NoControl
+from taskgraph.run.worker.worker import Worker
 
 
 def start(job: Job) -> int:

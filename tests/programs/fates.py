@@ -31,7 +31,7 @@ FATES = {(int(rank), int(epoch)): fate for rank, epoch, fate in (word.split(":")
 TASKS = 4
 
 logging.basicConfig(format="%(created).4f %(message)s")
-logging.getLogger("taskgraph.run.timeline").setLevel(logging.INFO)
+logging.getLogger("taskgraph.run.rank.timeline").setLevel(logging.INFO)
 faulthandler.disable()
 
 
@@ -93,7 +93,7 @@ def meet(fate: str) -> None:
         os.kill(keeper(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "sidecar":
-        from taskgraph.run.schedule import Schedule
+        from taskgraph.run.unit.schedule import Schedule
 
         def broken(*_: object) -> float:
             raise RuntimeError("a fault of ours")

@@ -15,12 +15,12 @@ from taskgraph.backends.processes import Process
 from taskgraph.backends.words import AbortWords
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.run.duties import Registration
-from taskgraph.run.guard import KeeperGuard, wait_for_etcd
-from taskgraph.run.hostdir import HostDir
-from taskgraph.run.roster import add_rank, leave
-from taskgraph.run.sidecar import Sidecar
-from taskgraph.run.spec import KeeperSpec
+from taskgraph.run.host.directory import HostDir
+from taskgraph.run.host.keeper_spec import KeeperSpec
+from taskgraph.run.host.roster import add_rank, leave
+from taskgraph.run.keeper.guard import KeeperGuard, wait_for_etcd
+from taskgraph.run.unit.duties import Registration
+from taskgraph.run.unit.sidecar import Sidecar
 
 
 def main() -> None:

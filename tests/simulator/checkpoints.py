@@ -1,7 +1,7 @@
 """Checkpoints in the world: written from slots that are held back, complete in a store that nothing befalls.
 
-As in `taskgraph.run.checkpointing`: the first boundary of a generation is known to all, later ones are asked for; who
-hears too late fails the round. A file is written some time after its boundary is safe, the manifest some time after
+As in `taskgraph.run.checkpoints.writer`: the first boundary of a generation is known to all, later ones are asked for;
+who hears too late fails the round. A file is written some time after its boundary is safe, the manifest some time after
 the last file, and etcd hears of it some time after that; at each of these moments the writer may be gone.
 """
 

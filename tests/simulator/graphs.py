@@ -15,7 +15,7 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.messages import Topic
 from taskgraph.program.graph import Ends, TaskGraph, check
-from taskgraph.run.composing import Composing
+from taskgraph.run.worker.composing import Composing
 from tests.simulator.parts import Rank
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Injected failures, and proofs of what a run came to."""

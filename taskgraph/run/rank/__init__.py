@@ -1,0 +1,1 @@
+"""One rank of a job under MPI, from start to end."""

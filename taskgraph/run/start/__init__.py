@@ -1,0 +1,1 @@
+"""From N processes to the first decision."""

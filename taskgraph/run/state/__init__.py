@@ -1,0 +1,1 @@
+"""The tasks of a rank, and the snapshots of what they protect."""

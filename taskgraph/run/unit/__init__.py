@@ -1,0 +1,1 @@
+"""What a sidecar thread and a keeper have in common."""
