@@ -217,6 +217,21 @@ def test_below_the_floor_nothing_is_said_or_written_down(path):
     assert host.commits.read() == (Known(), None)
 
 
+def test_once_the_generation_is_over_user_code_is_not_called_even_if_the_epoch_was_committed(path):
+    host = Host(path, 1)
+
+    def fences(point, subject):
+        if point == "commit.recorded":
+            host.slots.raise_floor(GENERATION + 1)
+
+    trace.hook, before = fences, trace.hook
+    try:
+        with pytest.raises(EpochAborted):
+            host.ranks[0].committer.commit(False)
+    finally:
+        trace.hook = before
+
+
 def test_each_step_passes_the_point_that_is_named_for_it(path, monkeypatch):
     points = []
     monkeypatch.setattr(trace, "hook", lambda point, subject: points.append(point))

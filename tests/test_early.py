@@ -37,7 +37,7 @@ def test_a_value_of_an_older_epoch_that_is_about_to_be_run_again_is_kept_for_it(
     epoch.close()  # a failure: all go back to epoch 1, and another rank is there first
     epoch.accept(7, 1, "early")
     inbound = InboundChannel(epoch, ChannelId(0, 1, "x"), 7)
-    epoch.connect([[Processor(1, 0, lambda ins, outs: got.append(ins[0].get()), (inbound,), ())]])
+    epoch.connect([[Processor(1, 0, lambda ins, outs: got.append(ins[0].get()), (inbound,), ())]], lambda task: None)
     epoch.begin(1)
     epoch.run()
     assert got == ["early"]

@@ -40,6 +40,25 @@ job.add_topology(tg.topology.Tree(fanout=2))
 sys.exit(job.start())
 """
 
+# The same sums, by a task that asks for its context and its channels once, and uses them ever after.
+KEEPING = TREE.replace(
+    "    def set_epoch(self, ctx, epoch):\n",
+    """    def set_epoch(self, ctx, epoch):
+        if epoch and hasattr(self, "ins"):
+            ctx.compose(self.add_kept, ins=self.ins, outs=self.outs)
+            return
+        self.ctx, up, down = ctx, ctx.neighbors("parents"), ctx.neighbors("children")
+        self.ins, self.outs = ctx.inbound(down, "sum"), ctx.outbound(up, "sum")
+        ctx.compose(self.add_kept, ins=self.ins, outs=self.outs)
+
+    def add_kept(self, ins, outs):
+        self.epoch = self.ctx.epoch
+        self.add(self.ins, self.outs)
+
+    def compose_anew(self, ctx, epoch):
+""",
+)
+
 points = st.sampled_from([*PHASES, *POINTS])
 faults = st.builds(
     Fault,
@@ -134,7 +153,7 @@ def test_failures_are_not_injected_into_a_job_of_one_process():
         tg.testing.run(job, ranks=2)
 
 
-def run(mpirun, directory, *some, hosts=1, ranks=4):
+def run(mpirun, directory, *some, hosts=1, ranks=4, program=TREE):
     """Run the tree with these faults, and return the proof and what was printed."""
     directory.mkdir()
     env = {
@@ -142,7 +161,7 @@ def run(mpirun, directory, *some, hosts=1, ranks=4):
         "TASKGRAPH_PROOF": str(directory),
         "TASKGRAPH_RANKS_PER_HOST": str(ranks // hosts),
     }
-    done = mpirun.run(TREE, ranks=ranks, env=env, ulfm=True, timeout_s=120)
+    done = mpirun.run(program, ranks=ranks, env=env, ulfm=True, timeout_s=120)
     return read(directory), done
 
 
@@ -175,6 +194,13 @@ def test_a_fault_takes_whom_it_names_and_the_result_is_that_of_a_run_without(
     proof, done = run(mpirun, tmp_path / "proof", *some, hosts=hosts)
     assert [text for text, _ in proof.hits] == [str(fault) for fault in some], done
     assert len(proof.ends) == alive, done
+    assert judge(without, proof) == (Verdict.RIGHT, ""), done
+
+
+@pytest.mark.parametrize("dead", [0, 3])
+def test_what_a_task_keeps_of_its_context_works_on_when_tasks_have_moved(mpirun, tmp_path, without, dead):
+    proof, done = run(mpirun, tmp_path / "proof", kill_at(dead, 5), program=KEEPING)
+    assert len(proof.ends) == 3, done
     assert judge(without, proof) == (Verdict.RIGHT, ""), done
 
 

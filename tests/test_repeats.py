@@ -13,11 +13,10 @@ from jobs import run
 import taskgraph as tg
 from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph._native.repeats import QuickContext
-from taskgraph.plan.layout import assign
 from taskgraph.program.codec import Codec
 from taskgraph.program.context import Context
 from taskgraph.program.topology import Static
-from taskgraph.run.worker.channel_ends import Ends
+from taskgraph.run.worker.channel_ends import ChannelEnds
 
 TASKS, ME = 4, 1
 
@@ -39,7 +38,7 @@ TASK = st.one_of(
     st.integers(-1, TASKS),
     st.lists(st.integers(0, TASKS - 1), max_size=3, unique=True),
     st.lists(st.integers(0, TASKS - 1), max_size=3, unique=True).map(tuple),
-    st.sampled_from([range(2), np.int64(2), "2", None, True]),
+    st.sampled_from([range(2), np.int64(2), "2", None, True, ([1],), (np.array(1),)]),
 )
 TAG = st.sampled_from(["a", "b", 1, True, 1.0, None, ["a"]])
 CALLS = st.lists(
@@ -59,7 +58,7 @@ def shifting(task, num_tasks, epoch):
 
 def context(kind: type[Context], *, varies: bool = False) -> Context:
     """Return a context of task 1 of four, all on one rank."""
-    maker = Ends(0, assign(TASKS, ["host"], 0, "buddy"), NativeEpoch(Codec()), None)
+    maker = ChannelEnds(NativeEpoch(Codec()))
     ring = Static(TASKS, lambda task: [(task + 1) % TASKS])
     linkages = {"ring": ring, "shifting": shifting} if varies else {"ring": ring}
     return kind(ME, TASKS, linkages, 0, lambda status: None, maker)

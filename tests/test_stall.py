@@ -17,7 +17,7 @@ NOBODY = MemoryCoordinator(MemoryStore())
 def epoch_with(compute, channel: ChannelId | None = None) -> Epoch:
     epoch = Epoch(Codec())
     ins = () if channel is None else (InboundChannel(epoch, channel, channel_key(channel)),)
-    epoch.connect([[Processor(2, 0, compute, ins, ())]])
+    epoch.connect([[Processor(2, 0, compute, ins, ())]], lambda task: None)
     epoch.begin(7)
     return epoch
 

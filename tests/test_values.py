@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jobs import put, run
 from programs import objects
 from programs.arrays import LAYOUTS, Recipe, assert_arrived, build
 from programs.carry import carrying
@@ -155,8 +157,8 @@ def test_a_dtype_whose_fields_were_renamed_in_place_arrives_with_the_new_names(r
 @by_both_ways
 def test_every_other_object_keeps_its_type(ranks):
     known = objects.values()
-    for got, put in zip(carried(known, ranks), known, strict=True):
-        assert objects.same(got, put), f"{put!r:.500} arrived as {got!r:.500}"
+    for got, given_ in zip(carried(known, ranks), known, strict=True):
+        assert objects.same(got, given_), f"{given_!r:.500} arrived as {got!r:.500}"
         assert objects.own(got)
 
 
@@ -213,6 +215,26 @@ def test_an_object_that_cannot_be_pickled_is_refused_at_the_put(ranks):
     with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as raised:
         carried([lambda: None], ranks)
     assert any(entry.name == "send" for entry in raised.traceback)
+
+
+class Named:
+    """Something that an array refers to."""
+
+
+@by_both_ways
+def test_what_a_value_refers_to_is_let_go_when_its_processor_has_computed(ranks):
+    seen, still_there = [], []
+
+    def compose(ctx, epoch):
+        still_there.extend(ref for ref in seen if ref() is not None)
+        ctx.compose(lambda ins, outs: seen.append(weakref.ref(ins[0].get()[0])), ctx.inbound(0, "x"))
+
+    def give(ctx, epoch):
+        ctx.compose(put(np.array([Named()], dtype=object)), outs=ctx.outbound(1, "x"))
+
+    assert run(give, compose, epochs=4, ranks=ranks) == 0
+    assert len(seen) == 4
+    assert not still_there
 
 
 def test_the_memory_of_a_small_value_takes_the_next_one_only_where_nobody_can_notice(mpirun):

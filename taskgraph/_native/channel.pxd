@@ -23,7 +23,7 @@ cdef class InboundChannel:
     cdef Processor processor
     cdef object value
     cdef bint arrived
-    cdef ndarray spare          # the last value, where nobody has kept it: the next one may go there
+    cdef ndarray vacant         # the last value, where nobody has kept it: the next one may go there
 
     cdef int let_go(self) except -1
 
@@ -74,6 +74,6 @@ cdef class Epoch:
     cdef int deliver(self, uint64_t key, int64_t epoch, object value) except -1
     cdef int index(self) except -1
     cdef InboundChannel find(self, uint64_t key)
-    cdef ndarray take_spare(self, uint64_t key)
+    cdef ndarray take_vacant(self, uint64_t key)
     cdef int release(self) except -1
     cdef int fire(self, Processor processor) except -1

@@ -8,6 +8,7 @@ Rule 3: `get` and `put` work only inside the `compute` of the channel's own proc
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, final
 
+from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
 from taskgraph.ids import ChannelId, Rank, Tag, TaskId
@@ -101,8 +102,6 @@ class OutboundChannel:
     ----------
     key
         What names the channel on the wire.
-    port
-        The way to the rank of the other task; None: it is on this rank.
     """
 
     @property
@@ -121,7 +120,7 @@ class OutboundChannel:
     def key(self) -> int:
         """What names the channel on the wire."""
 
-    def __init__(self, epoch: Epoch, id: ChannelId, key: int, port: Port | None) -> None: ...
+    def __init__(self, epoch: Epoch, id: ChannelId, key: int) -> None: ...
     def put(self, value: object, copy: bool | None = None) -> None:
         """Send this epoch's one value to the task at the other end.
 
@@ -220,10 +219,16 @@ class Epoch:
     def attach(self, transport: Pump) -> None:
         """Set the transport, once."""
 
-    def connect(self, tasks: list[list[Processor]]) -> None:
+    def connect(self, tasks: list[list[Processor]], way: Callable[[TaskId], Port | None]) -> None:
         """Take the processors of every task of this rank, in the order composed, from the next epoch on.
 
         Channels of the graph before that are not in this one refuse work from now on.
+
+        Parameters
+        ----------
+        way
+            Makes ready for what comes from a task, and returns the `Port` to it; None: the task is on this rank. It is
+            asked anew each time, since tasks move: ends know channels, not ranks.
         """
 
     def begin(self, number: int) -> None:
@@ -249,5 +254,5 @@ class Epoch:
     def close(self) -> None:
         """Let go of every value and processor; channels refuse work from now on. Any epoch may begin next."""
 
-def own_copy(value: _Value, codec: _Copies) -> _Value:
-    """Copy a value for a task of the same process; nothing of it is shared afterwards."""
+def own_copy(value: _Value, codec: _Copies, vacant: NDArray[Any] | None = None) -> _Value:
+    """Copy a value for a task of the same process, into `vacant` where it fits; nothing of it is shared afterwards."""

@@ -78,11 +78,11 @@ cdef class InboundChannel:
         return self.value
 
     cdef int let_go(self) except -1:
-        """Nobody may get the value any more: its memory takes the next one."""
+        """Forget the value. Its array is for the next one, where nobody else has it."""
         cdef object value = self.value
         self.value = None
         if type(value) is ndarray and is_forsaken(<ndarray>value):
-            self.spare = <ndarray>value
+            self.vacant = <ndarray>value
         return 0
 
     def __repr__(self):
@@ -100,13 +100,12 @@ cdef class OutboundChannel:
         The user's name of the channel.
     """
 
-    def __init__(self, Epoch epoch, id, uint64_t key, Port port):
+    def __init__(self, Epoch epoch, id, uint64_t key):
         self.epoch = epoch
         self.id = id
         self.task = id.destination
         self.tag = id.tag
         self.key = key
-        self.port = port
         self.last_put = -1
 
     def put(self, value, copy=None):
@@ -144,17 +143,17 @@ cdef class OutboundChannel:
             if epoch.hook is not None:
                 epoch.hook("send.put", None)
         else:
-            epoch.deliver(self.key, epoch.number, own_copy(value, epoch.codec))
+            epoch.deliver(self.key, epoch.number, own_copy(value, epoch.codec, epoch.take_vacant(self.key)))
         self.last_put = epoch.number
 
     def __repr__(self):
         return f"<out channel {self.id}>"
 
 
-cpdef object own_copy(object value, object codec):
-    """Copy a value for a task of the same process; nothing of it is shared afterwards."""
+cpdef object own_copy(object value, object codec, ndarray vacant=None):
+    """Copy a value for a task of the same process, into `vacant` where it fits; nothing of it is shared afterwards."""
     if type(value) is ndarray and is_plain(<ndarray>value):
-        return copied(<ndarray>value)
+        return copied(<ndarray>value, vacant)
     return codec.copy(value)
 
 
@@ -236,8 +235,17 @@ cdef class Epoch:
         """Set the transport, once."""
         self.transport = transport
 
-    def connect(self, list tasks):
-        """Take the processors of every task of this rank, in the order composed, from the next epoch on."""
+    def connect(self, list tasks, way):
+        """Take the processors of every task of this rank, in the order composed, from the next epoch on.
+
+        Parameters
+        ----------
+        tasks : list of list of Processor
+            By task.
+        way : callable
+            Called with a task id: makes ready for what comes from there, and returns the `Port` to it; None: the task
+            is on this rank. It is asked anew each time, since tasks move: ends know channels, not ranks.
+        """
         cdef Processor processor
         cdef InboundChannel inbound
         cdef OutboundChannel outbound
@@ -245,9 +253,11 @@ cdef class Epoch:
         for processors in tasks:
             for processor in processors:
                 for inbound in processor.ins:
+                    way(inbound.task)
                     inbound.processor = processor
                     self.inbound[inbound.key] = inbound
                 for outbound in processor.outs:
+                    outbound.port = way(outbound.task)
                     outbound.processor = processor
         self.tasks = tasks
         self.index()
@@ -279,13 +289,13 @@ cdef class Epoch:
             at = (at + 1) & self.mask
         return None
 
-    cdef ndarray take_spare(self, uint64_t key):
+    cdef ndarray take_vacant(self, uint64_t key):
         """Return an array that a channel had before and that nobody has any more, or None."""
         cdef InboundChannel inbound = self.find(key)
-        cdef ndarray spare = None
+        cdef ndarray vacant = None
         if inbound is not None:
-            spare, inbound.spare = inbound.spare, None
-        return spare
+            vacant, inbound.vacant = inbound.vacant, None
+        return vacant
 
     cdef int release(self) except -1:
         """Let go of the processors of the last graph: their channels refuse work from now on."""
@@ -296,7 +306,7 @@ cdef class Epoch:
             for processor in processors:
                 for inbound in processor.ins:
                     inbound.processor = None
-                    inbound.value = inbound.spare = None
+                    inbound.value = inbound.vacant = None
                 for outbound in processor.outs:
                     outbound.processor = None
         self.inbound = {}

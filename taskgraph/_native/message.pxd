@@ -6,7 +6,7 @@ from numpy cimport ndarray
 cdef enum:
     EAGER_BYTES = 4000      # a message up to this size travels whole; a longer one as header, then payload
     PIECEWISE_BYTES = 16384  # a payload up to this size travels in pieces of the former, the first with the header
-    SPARE_BYTES = 1024      # an array up to this size is used for the next message where nobody has kept it
+    REUSED_BYTES = 1024     # an array up to this size is used for the next value where nobody has kept it
     MAX_FRAMES = 256        # most pieces that an object may be pickled into
     MAX_NDIM = 64
 
@@ -42,6 +42,6 @@ cdef size_t head_bytes(const Header* header) noexcept nogil
 cdef int check(const Header* header, size_t received) except -1
 cdef ndarray empty(const Header* header, const int64_t* shape, object dtype)
 cdef bint fits(ndarray array, const Header* header, const int64_t* shape) noexcept
-cdef bint is_forsaken(ndarray array) noexcept
-cdef ndarray copied(ndarray array)
+cdef bint is_forsaken(ndarray array) except -1
+cdef ndarray copied(ndarray array, ndarray vacant=*)
 cdef ndarray empty_bytes(size_t nbytes)

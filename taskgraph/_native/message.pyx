@@ -308,10 +308,13 @@ cdef ndarray empty(const Header* header, const int64_t* shape, object dtype):
     return array
 
 
-cdef bint is_forsaken(ndarray array) noexcept:
-    """Tell whether the caller has the only reference to a small array, and nobody can get another."""
-    return (Py_REFCNT(array) == 1 and cnp.PyArray_NBYTES(array) <= SPARE_BYTES
-            and (<PyArrayObject_fields*><PyObject*>array).weakreflist == NULL)
+cdef bint is_forsaken(ndarray array) except -1:
+    """Tell whether the caller has the only reference to a small array of plain memory, and nobody can get another.
+
+    One of references would keep alive what it refers to.
+    """
+    return (Py_REFCNT(array) == 1 and cnp.PyArray_NBYTES(array) <= REUSED_BYTES
+            and (<PyArrayObject_fields*><PyObject*>array).weakreflist == NULL and is_plain(array))
 
 
 cdef bint fits(ndarray array, const Header* header, const int64_t* shape) noexcept:
@@ -332,15 +335,17 @@ cdef bint fits(ndarray array, const Header* header, const int64_t* shape) noexce
     return cnp.PyArray_DESCR(array) == dtype
 
 
-cdef ndarray copied(ndarray array):
+cdef ndarray copied(ndarray array, ndarray vacant=None):
     """Copy a plain array into memory of its own, in its order; padding too where it is contiguous.
 
-    Others arrive in C order. NumPy's own copy leaves the padding of structures undefined.
+    Others arrive in C order. NumPy's own copy leaves the padding of structures undefined. Where `vacant` fits, the copy
+    goes there.
     """
     cdef Header header
-    cdef ndarray ours
+    cdef ndarray ours = vacant
     describe(array, &header)
-    ours = empty(&header, <int64_t*>cnp.PyArray_DIMS(array), <object>cnp.PyArray_DESCR(array))
+    if ours is None or not fits(ours, &header, <int64_t*>cnp.PyArray_DIMS(array)):
+        ours = empty(&header, <int64_t*>cnp.PyArray_DIMS(array), <object>cnp.PyArray_DESCR(array))
     if cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_IS_F_CONTIGUOUS(array):
         memcpy(cnp.PyArray_DATA(ours), cnp.PyArray_DATA(array), header.nbytes)
     else:

@@ -13,7 +13,10 @@ from taskgraph.program.context import Context
 
 
 cdef class _Repeats:
-    """What a `Context` keeps, and its answers where it has them."""
+    """The fields that `Context.__init__` sets, as C members, and its answers where they are known.
+
+    A field that is named otherwise here is a second one.
+    """
 
     cdef public object epoch
     cdef public object _rng
@@ -80,7 +83,7 @@ cdef class _Repeats:
 
 
 class QuickContext(_Repeats, Context):
-    """A `Context` whose channels and processors are those of `taskgraph._native.channel`."""
+    """The `Context` that tasks are handed: what was asked in the epoch before is answered in compiled code."""
 
 
 cdef object answer(dict known, task, tag):
@@ -88,7 +91,10 @@ cdef object answer(dict known, task, tag):
     cdef PyObject* found
     if (type(task) is not tuple and type(task) is not int) or (type(tag) is not str and type(tag) is not int):
         return None                     # what may have no hash
-    found = PyDict_GetItemWithError(known, (task, tag))
+    try:
+        found = PyDict_GetItemWithError(known, (task, tag))
+    except TypeError:                   # nor has a tuple of such
+        return None
     if found is NULL:
         return None
     return list(<object>found) if type(<object>found) is tuple else <object>found

@@ -25,7 +25,7 @@ from numpy cimport ndarray
 from taskgraph._native.channel cimport Epoch
 from taskgraph._native.committer cimport Committer
 from taskgraph._native.message cimport (
-    ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE, SPARE_BYTES,
+    ARRAY, CONTROL, COPY, EAGER_BYTES, INLINE, MORE, NAMED_DTYPE, REUSED_BYTES,
     Header, check, empty, empty_bytes, fits, head_bytes, lead_bytes,
 )
 from taskgraph._native.mpih cimport (
@@ -231,11 +231,11 @@ cdef class Wire(Waiter):
         cdef int64_t* shape = <int64_t*>(buffer + sizeof(Header))
         cdef char* meta = buffer + sizeof(Header) + 8 * (header.ndim + header.frames)
         cdef uint32_t i
-        cdef ndarray spare
+        cdef ndarray vacant
         if header.kind == ARRAY:
-            spare = self.epoch.take_spare(header.channel) if header.nbytes <= SPARE_BYTES else None
-            if spare is not None and fits(spare, header, shape):
-                return spare
+            vacant = self.epoch.take_vacant(header.channel) if header.nbytes <= REUSED_BYTES else None
+            if vacant is not None and fits(vacant, header, shape):
+                return vacant
             dtype = self.codec.load_dtype(meta[:header.meta]) if header.flags & NAMED_DTYPE else None
             return empty(header, shape, dtype)
         if header.kind == CONTROL:

@@ -1,4 +1,4 @@
-"""What a task may ask of an epoch: its neighbours, its channels, its random numbers, and to compose."""
+"""What a task may ask of an epoch: its neighbors, its channels, its random numbers, and to compose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskgraph.program.processor import Compute, HasCompute, Processor, compute_
 from taskgraph.program.topology import Linkage, Static
 
 _ROOM = 1024
-"""Channel ends that a task keeps beside four times those that it composed."""
+"""The cache of channel ends is cleared when it holds this many more than four times the number composed."""
 
 
 class EndMaker(Protocol):
@@ -34,7 +34,7 @@ class EndMaker(Protocol):
 
 
 class Context:
-    """Handed to `Task.set_epoch`; one for each task, the same object every epoch.
+    """Handed to `Task.set_epoch`: the same object as long as this rank runs the task. So are the channels it returns.
 
     A composition that repeats the one of the epoch before costs a comparison: nothing is made, sent or checked again.
 
@@ -129,14 +129,14 @@ class Context:
         Parameters
         ----------
         processor
-            A callable of ``(ins, outs)``, or an object with ``compute(ins, outs)``. Both are tuples.
+            A callable of ``(ins, outs)``, or an object with ``compute(ins, outs)``. Both arguments are tuples.
         ins, outs
             Channels of `inbound` and `outbound`: one, or several. A processor without `outs` is a sync point.
 
         Raises
         ------
         UsageError
-            Called outside `set_epoch`, or a channel that is no channel of that direction.
+            Called outside `set_epoch`, or given something that is not a channel of this task in that direction.
         GraphError
             A channel that another processor of this epoch has already.
         """
@@ -184,6 +184,11 @@ class Context:
             self._outbound.clear()
         if self._varying:
             self._neighbors = {name: ids for name, ids in self._neighbors.items() if name not in self._varying}
+
+    def begin_anew(self) -> None:
+        """Forget what was composed: tasks have moved, so nothing is connected any more. For the framework."""
+        self._composing = False
+        self._processors = []
 
     def finish(self) -> bool:
         """Close the composition; return whether it differs from the one before. For the framework."""

@@ -49,7 +49,9 @@ class Rank:
     def listen(self):
         """Be the receiver of channel 1 in epoch 5."""
         inbound = InboundChannel(self.epoch, ChannelId(0, 1, "x"), 1)
-        self.epoch.connect([[Processor(1, 0, lambda ins, outs: self.got.append(ins[0].get()), (inbound,), ())]])
+        self.epoch.connect(
+            [[Processor(1, 0, lambda ins, outs: self.got.append(ins[0].get()), (inbound,), ())]], lambda task: None
+        )
         self.epoch.begin(5)
         self.got = []
 

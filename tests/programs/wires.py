@@ -59,7 +59,7 @@ class Line:
         """Let values of epoch 0 into channels of these keys."""
         ends = tuple(InboundChannel(self.epoch, ChannelId(0, 1, key), key) for key in keys)
         take = lambda ins, outs: self.values.update((end.key, end.get()) for end in ins)  # noqa: E731
-        self.epoch.connect([[Processor(1, 0, take, ends, ())]])
+        self.epoch.connect([[Processor(1, 0, take, ends, ())]], lambda task: None)
         self.epoch.begin(0)
 
     def pump_until(self, done: Callable[[], bool]) -> None:

@@ -50,7 +50,7 @@ class Replica:
     hears_commits
         Whether its `committed` does anything.
     context
-        What it is composed with in the generation that runs, or ran last; None: this rank does not run it.
+        What it is composed with; None: this rank does not run it.
     """
 
     id: TaskId
@@ -88,6 +88,8 @@ class Replicas:
     ----------
     epoch
         Is told whose user code runs outside of compute.
+    maker
+        Makes channel ends and processors.
 
     Attributes
     ----------
@@ -97,9 +99,10 @@ class Replicas:
         Whether it may: not after the last epoch.
     """
 
-    def __init__(self, program: Program, epoch: NativeEpoch) -> None:
+    def __init__(self, program: Program, epoch: NativeEpoch, maker: EndMaker) -> None:
         self._program = program
         self._epoch = epoch
+        self._maker = maker
         self._all: dict[TaskId, Replica] = {}
         self.primaries: list[Replica] = []
         self.asked = NO_END
@@ -111,7 +114,7 @@ class Replicas:
     def __getitem__(self, task: TaskId) -> Replica:
         return self._all[task]
 
-    def adopt(self, restore: Restore, generation: Generation, maker: EndMaker, snapshots: Fills) -> dict[TaskId, Epoch]:
+    def adopt(self, restore: Restore, generation: Generation, snapshots: Fills) -> dict[TaskId, Epoch]:
         """Become what a generation says: fill or rebuild what this rank runs, make what it backs up, drop the rest.
 
         Returns
@@ -125,14 +128,14 @@ class Replicas:
         for slot in restore.slots:
             replica = before.get(slot.task) or self._make(slot.task, True, snapshots)
             delivered[slot.task] = snapshots.fill(slot, replica)
-            self._promote(replica, maker, generation)
+            self._promote(replica, generation)
         for task in restore.rebuild:
             replica = self._make(task, True, snapshots)
             if restore.checkpoint is not None:
                 self._epoch.caller = task
                 delivered[task] = snapshots.recall(restore.checkpoint, replica)
                 self._epoch.caller = None
-            self._promote(replica, maker, generation)
+            self._promote(replica, generation)
         for task in restore.backups:
             known = before.get(task)
             replica = self._all[task] = known or self._make(task, False, snapshots)
@@ -143,14 +146,17 @@ class Replicas:
         self.primaries.sort(key=lambda replica: replica.id)
         return delivered
 
-    def _promote(self, replica: Replica, maker: EndMaker, generation: Generation) -> None:
+    def _promote(self, replica: Replica, generation: Generation) -> None:
         """Make a replica the primary of its task in a generation."""
         config = self._program.config
         was_primary = replica.context is not None
         replica.framework.is_primary = True
-        replica.context = QuickContext(
-            replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, maker
-        )
+        if replica.context is None:
+            replica.context = QuickContext(
+                replica.id, config.num_tasks, self._program.linkages, config.seed, self.shutdown, self._maker
+            )
+        else:
+            replica.context.begin_anew()
         self._all[replica.id] = replica
         self.primaries.append(replica)
         if failures_before(generation) and not was_primary:

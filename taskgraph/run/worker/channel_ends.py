@@ -1,10 +1,10 @@
-"""Makes the compiled channel ends and processors of one rank: where a task lives decides how its values travel."""
+"""Makes the compiled channel ends and processors of one rank, and says where a task lives: how its values travel."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from taskgraph._native.channel import Epoch, InboundChannel, OutboundChannel, Processor
+from taskgraph._native.channel import Epoch, InboundChannel, OutboundChannel, Port, Processor
 from taskgraph.backends.transport import Transport
 from taskgraph.ids import ChannelId, Rank, TaskId
 from taskgraph.plan.layout import Layout
@@ -13,37 +13,47 @@ from taskgraph.program.processor import Compute
 
 
 class ChannelEnds:
-    """The `EndMaker` of a rank, for one layout.
+    """The `EndMaker` of a rank. Ends outlive layouts: the way to a task is looked up when a graph is connected."""
 
-    Parameters
-    ----------
-    transport
-        None in a job of one rank, where every channel is local.
-    """
-
-    def __init__(self, rank: Rank, layout: Layout, epoch: Epoch, transport: Transport | None) -> None:
-        self._rank = rank
-        self._layout = layout
+    def __init__(self, epoch: Epoch) -> None:
         self._epoch = epoch
-        self._transport = transport
 
     def inbound(self, channel: ChannelId) -> InboundChannel:
-        """Return the receiving end; be ready for what the source's rank sends."""
-        source = self._layout.primary(channel.source)
-        if source != self._rank and self._transport is not None:
-            self._transport.peer(source)
+        """Return the receiving end."""
         return InboundChannel(self._epoch, channel, channel_key(channel))
 
     def outbound(self, channel: ChannelId) -> OutboundChannel:
         """Return the sending end."""
-        destination = self._layout.primary(channel.destination)
-        port = None
-        if destination != self._rank and self._transport is not None:
-            port = self._transport.peer(destination)
-        return OutboundChannel(self._epoch, channel, channel_key(channel), port)
+        return OutboundChannel(self._epoch, channel, channel_key(channel))
 
     def processor(
         self, task: TaskId, index: int, compute: Compute, ins: tuple[Any, ...], outs: tuple[Any, ...]
     ) -> Processor:
         """Return a processor."""
         return Processor(task, index, compute, ins, outs)
+
+
+class Ways:
+    """From a rank to the tasks of one layout.
+
+    Parameters
+    ----------
+    transport
+        None in a job of one rank, where every task is here.
+    """
+
+    def __init__(self, rank: Rank, layout: Layout, transport: Transport | None) -> None:
+        self._layout = layout
+        self._rank = rank
+        self._transport = transport
+        self._ports: dict[TaskId, Port | None] = {}
+
+    def to(self, task: TaskId) -> Port | None:
+        """Return the port to a task, ready for what comes from there as well; None: the task is on this rank."""
+        if task not in self._ports:
+            primary = self._layout.primary(task)
+            port = None
+            if primary != self._rank and self._transport is not None:
+                port = self._transport.peer(primary)
+            self._ports[task] = port
+        return self._ports[task]

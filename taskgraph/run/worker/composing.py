@@ -19,7 +19,7 @@ from taskgraph.plan.routes import tree_place
 from taskgraph.program.context import Context
 from taskgraph.program.graph import TaskGraph
 from taskgraph.run.state.replicas import Replicas
-from taskgraph.run.worker.channel_ends import ChannelEnds
+from taskgraph.run.worker.channel_ends import Ways
 
 Check = Callable[[Mapping[TaskId, TaskGraph], Epoch], None]
 """Checks a graph, at once or in another thread."""
@@ -39,8 +39,8 @@ class Composing:
         self._composed: Epoch = -1
         self._asked: Epoch = -1
 
-    def adopt(self, decision: Decision) -> ChannelEnds:
-        """Enter a generation: every graph is declared anew. Return what makes its channel ends."""
+    def adopt(self, decision: Decision) -> None:
+        """Enter a generation: every graph is connected and declared anew."""
         place = tree_place(decision.live, self._rank)
         self._parent, self._children = place.parent, place.children
         self._declarations = Declarations(decision.live) if place.parent is None else None
@@ -48,7 +48,7 @@ class Composing:
         if self._transport is not None:
             for rank in self._correspondents(decision):
                 self._transport.peer(rank)
-        return ChannelEnds(self._rank, decision.layout, self._epoch, self._transport)
+        self._ways = Ways(self._rank, decision.layout, self._transport)
 
     def _correspondents(self, decision: Decision) -> set[Rank]:
         """Return the ranks that this one hears from besides the channels: in the tree, and about copies."""
@@ -78,7 +78,7 @@ class Composing:
         self._epoch.caller = None
         self._composed = epoch
         if changed:
-            self._epoch.connect([context.processors for context in contexts])
+            self._epoch.connect([context.processors for context in contexts], self._ways.to)
             self._declare(epoch, changed)
         if self._declarations is not None and self._declarations.are_unchecked:
             self._check_whole(epoch, self._declarations.composed(epoch, self._rank))

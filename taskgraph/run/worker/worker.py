@@ -29,6 +29,7 @@ from taskgraph.program.codec import Codec
 from taskgraph.run.state.copies import ArrivedCopy, opened
 from taskgraph.run.state.replicas import Program, Replicas
 from taskgraph.run.state.snapshots import Snapshots
+from taskgraph.run.worker.channel_ends import ChannelEnds
 from taskgraph.run.worker.composing import Check, Composing
 from taskgraph.run.worker.control import Control, JobEnded
 from taskgraph.run.worker.epochs import Epochs
@@ -95,7 +96,7 @@ class Worker:
             handlers = Handlers(self._on_control, self._on_copy, self._on_stray, control.lost)
             self._transport = connect(self._epoch, codec, handlers)
             self._transport.urgent = ALWAYS
-        self._replicas = Replicas(program, self._epoch)
+        self._replicas = Replicas(program, self._epoch, ChannelEnds(self._epoch))
         self._composing = Composing(rank, self._replicas, self._epoch, self._transport, check)
         self._queue: deque[tuple[Callable[..., Orders], tuple[Any, ...]]] = deque()
         self._epochs = Epochs(
@@ -188,7 +189,7 @@ class Worker:
         self._epoch.close()
         if self._transport is not None:
             self._transport.adopt(decision.generation)
-        self._maker = self._composing.adopt(decision)
+        self._composing.adopt(decision)
         orders = self._member.adopt(decision, history, self._snapshots.held())
         if self._transport is not None:
             self._transport.deliver_early()
@@ -244,7 +245,7 @@ class Worker:
     def _restore(self, order: do.Restore) -> Orders:
         if self._decision.follows_failure:
             trace.reached("recovery.adopted")
-        delivered = self._replicas.adopt(order, self._member.generation, self._maker, self._snapshots)
+        delivered = self._replicas.adopt(order, self._member.generation, self._snapshots)
         if self._transport is not None:
             for replica in self._replicas:
                 for array in replica.arrays:
