@@ -6,18 +6,21 @@ import contextlib
 import dataclasses
 import fcntl
 import io
+import logging
 import os
 import subprocess
 import sys
 import threading
 
 import pytest
+from jobs import job_of
 
+import taskgraph as tg
 from taskgraph.plan.decision import start
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.layout import Layout
-from taskgraph.report import Progress, failure
+from taskgraph.report import Progress, Reporter, failure
 from taskgraph.report.pace import Pace
 from taskgraph.report.progress import BAR_EVERY_S, LINE_EVERY_S
 from taskgraph.report.recovery import recovery, survival
@@ -159,6 +162,46 @@ def test_a_closed_stream_ends_the_progress_and_not_the_job(clock, stream):
     progress.close()
 
 
+class Tee:
+    """What a program may put in the place of a stream: it has no descriptor, and fails in its own way."""
+
+    def __init__(self, error=None):
+        self.error, self.text = error, ""
+
+    def write(self, text):
+        if self.error is not None:
+            raise self.error
+        self.text += text
+
+    def flush(self):
+        pass
+
+
+def test_a_stream_without_a_descriptor_is_written_to(clock):
+    tee = Tee()
+    progress = Progress("lines", stream=tee, clock=clock)
+    clock.now += LINE_EVERY_S
+    progress.update(1, 3)
+    assert tee.text == "epoch 1 of 3\n"
+
+
+def test_a_stream_that_fails_in_a_way_of_its_own_ends_the_progress_and_not_the_job(clock, monkeypatch):
+    tee = Tee(KeyError("no such log"))
+    progress = Progress("bar", stream=tee, clock=clock)
+    progress.update(1, 3)
+    progress.close()
+    monkeypatch.setattr(sys, "stderr", tee)
+    config = tg.Job("failing", 1, progress="off").config
+    Reporter(config, None).failed(Ending(status=1, message="boom"))
+
+
+def test_the_bar_of_a_job_in_one_process_comes_to_its_end(stream, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream)
+    job = job_of(lambda ctx, epoch: ctx.compose(lambda ins, outs: None), epochs=3, progress="bar")
+    assert job.start() == 0
+    assert "3/3" in last_line(stream)
+
+
 def test_a_pipe_that_nobody_empties_is_not_waited_for(clock, pipe):
     _, sink = pipe
     fcntl.fcntl(sink, fcntl.F_SETPIPE_SZ, 4096)
@@ -278,16 +321,17 @@ def test_a_job_that_lost_ranks_sums_up_at_its_end():
     )
 
 
-def test_phases_are_counted_from_the_death_and_the_loss_to_where_the_job_was_before():
+def test_phases_are_counted_from_the_death_and_the_loss_to_where_the_job_was_before(caplog):
     before, after = before_and_after()
     timeline = Timeline(0, before)
     timeline.heard(Tombstone((1,), Evidence.PROCESS, "the keeper of host n1", at=100.0), 100.25)
     recovered = timeline.resumed(after, (10, 99.5), agreed_at=100.5, now=101.0)
     assert (recovered.known_s, recovered.agreed_s, recovered.restored_s) == (0.25, 0.5, 1.0)
-    assert timeline.epoch(10, 101.0) is None
-    complete = timeline.epoch(11, 103.0)
-    assert complete is not None
-    assert complete.committed_s == 3.0
+    timeline.epoch(10, 101.0)
+    assert timeline.is_behind
+    with caplog.at_level(logging.INFO):
+        timeline.epoch(11, 103.0)
+    assert "phase=committed ms=3000.0" in caplog.text
     assert not timeline.is_behind
     assert timeline.survived(12) == Survived(12, (1,), 1, 1.5)
 

@@ -16,7 +16,7 @@ class Pace:
         self._seen: deque[tuple[float, Epoch]] = deque()
 
     def note(self, now: float, epoch: Epoch) -> None:
-        """Take in that at `now` (seconds) this many epochs were finished."""
+        """Note that at `now` (seconds) this many epochs were finished."""
         if self._seen and epoch < self._seen[-1][1]:
             self._seen.clear()  # the job resumed from an older boundary: that was no negative speed
         self._seen.append((now, epoch))

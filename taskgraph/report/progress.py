@@ -60,7 +60,7 @@ class Progress:
         self._next = clock() + (LINE_EVERY_S if mode == "lines" else 0)
 
     def update(self, epoch: Epoch, epochs: int | None = None) -> None:
-        """Take in that `epoch` epochs of `epochs` (None: nobody knows) are finished. Call as often as you like."""
+        """Note that `epoch` epochs of `epochs` (None: nobody knows) are finished. Call as often as you like."""
         now = self._clock()
         self._latest = (epoch, epochs)
         if now < self._next or self._mode == "off" or not self._lock.acquire(blocking=False):
@@ -106,7 +106,7 @@ class Progress:
         try:
             if _has_room(self._stream):
                 write()
-        except (OSError, ValueError) as error:  # the launcher is gone, or the stream was closed
+        except Exception as error:  # the launcher is gone, the stream was closed, or it is one of the user's own
             log.debug("progress is off: %s", error)
             self._mode = "off"
 
@@ -115,6 +115,6 @@ def _has_room(stream: TextIO) -> bool:
     """Tell whether a short write will not block; it would where nobody empties the launcher's pipe."""
     try:
         descriptor = stream.fileno()
-    except io.UnsupportedOperation:
+    except (AttributeError, io.UnsupportedOperation):
         return True
     return bool(select.select([], [descriptor], [], 0)[1])

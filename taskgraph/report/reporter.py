@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Literal
 
@@ -15,6 +16,8 @@ from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
 from taskgraph.report.recovery import recovery, resumption, survival
 from taskgraph.run.rank.timeline import Recovered, Survived
+
+log = logging.getLogger(__name__)
 
 
 class Reporter:
@@ -50,9 +53,13 @@ class Reporter:
         self._progress.close()
 
     def _say(self, text: str) -> None:
-        if sys.stderr is not None:
+        if sys.stderr is None:
+            return
+        try:
             sys.stderr.write(text + "\n")  # in one piece: other ranks may write as well
             sys.stderr.flush()
+        except Exception as error:  # the launcher is gone, the stream was closed, or it is one of the user's own
+            log.warning("not shown, for %s: %s", error, text)
 
 
 def _mode(config: Config, launched: Launched | None) -> Literal["bar", "lines", "off"]:

@@ -25,14 +25,17 @@ class Alone(NoControl):
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
+        self._begun: Epoch = -1
 
     def begins(self, epoch: Epoch) -> bool:
         """Tell how far the job is."""
+        self._begun = epoch
         self._observer.progress(epoch)
         return True
 
     def finishing(self) -> None:
         """Let the tasks have the terminal."""
+        self._observer.progress(self._begun + 1)
         self._observer.close()
 
 

@@ -11,16 +11,19 @@ from taskgraph.run.rank.timeline import Recovered, Survived
 
 
 class Observer(Protocol):
-    """Told by the root rank of its progress, and by the one rank that speaks for the job of its failure."""
+    """Told by the root rank of its progress, and by the one rank that speaks for the job of its failure.
+
+    Nothing here may raise: it is called by the threads that keep the job alive.
+    """
 
     def progress(self, epochs: Epoch) -> None:
         """Hear that so many epochs are finished. Called now and then, by any thread."""
 
     def resumes(self, checkpoint: Name, where: str) -> None:
-        """Take that the job goes on from a checkpoint of an earlier run."""
+        """Note that the job goes on from a checkpoint of an earlier run."""
 
     def recovered(self, recovered: Recovered) -> None:
-        """Take that ranks were lost and the job goes on."""
+        """Note that ranks were lost and the job goes on."""
 
     def survived(self, survived: Survived) -> None:
         """Take, at the end of a job that has lost ranks, what it went through."""
