@@ -1,7 +1,7 @@
 """Clusters by Lloyd's k-means, the points spread over tasks, and no task above the others.
 
-Each epoch every task assigns its points to the nearest centre and sends everyone its sums; all come to the same new
-centres. They stop by themselves once no centre moves. scikit-learn, from the same first centres, must agree.
+Each epoch every task assigns its points to the nearest center and sends everyone its sums; all come to the same new
+centers. They stop by themselves once no center moves. scikit-learn, from the same first centers, must agree.
 
     python examples/kmeans.py
     mpirun -n 4 python examples/kmeans.py

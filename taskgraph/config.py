@@ -21,7 +21,7 @@ Waiting = Literal["auto", "spin", "yield"]
 Resuming = Literal["auto", "never", "require"]
 
 PREFIX = "TASKGRAPH_"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,13 @@ class Config:
     checkpoint: str | None = None
     """Where to write checkpoints: any URL that fsspec knows, the same place for all ranks; None: nowhere."""
     checkpoint_every: int | Literal["auto"] = "auto"
-    """Epochs between two checkpoints, a multiple of `protect_every`; ``"auto"``: so often that least time is lost, by
-    what one was measured to cost and by `mtbf_s`."""
+    """Epochs between two checkpoints, a multiple of `protect_every`; ``"auto"``: the interval that loses least time, by
+    the measured cost of one and `mtbf_s`."""
     resume: Resuming = "auto"
     """``"auto"``: go on from the newest complete checkpoint of an unfinished job of this name, where there is one;
     ``"require"``: there has to be one; ``"never"``: begin afresh."""
     mtbf_s: float = 86400.0
-    """Seconds expected between two failures that only a checkpoint helps against, 1 to 1e9."""
+    """Expected seconds between two failures that only a checkpoint survives, 1 to 1e9."""
     seed: int = 0
     """Seed of every ``ctx.rng``, at least 0."""
     etcd: tuple[str, ...] = ()
@@ -75,8 +75,9 @@ class Config:
     etcd_timeout_s: float = 10.0
     """Seconds to wait for etcd at start, 0.1 to 3600."""
     etcd_lost_after_s: float = 60.0
-    """Seconds after which the job's own etcd is given up where it cannot be started again, 1 to 86400. The user's own
-    is waited for ten times longer, and as long as it takes while the job makes progress."""
+    """Seconds that an etcd may stay away before the job is given up, 1 to 86400: the job's own etcd always, a user's
+    while a failure waits to be recovered from. Otherwise a job on a user's etcd goes on, and ends only when etcd has
+    been away and nothing has progressed for 600 s."""
     lease_s: float = 3.0
     """Seconds of silence before a host is dead, 2 to 3600."""
     abort_grace_s: float = 5.0
@@ -84,7 +85,7 @@ class Config:
     stall_timeout_s: float = 300.0
     """Seconds without progress after which a rank is reported, with its Python stack, 0 to 86400; 0: never."""
     ranks_per_host: int | None = None
-    """Let every so many consecutive ranks count as a host of their own; None: the machine is the host."""
+    """Count each group of so many consecutive ranks as a host of its own, for tests; None: the machine is the host."""
     progress: Progress = "auto"
     """``"bar"``, ``"lines"``, ``"off"``; ``"auto"``: a bar on a terminal, else now and then a line."""
     faults: str = ""
@@ -98,7 +99,7 @@ class Config:
 
     def __post_init__(self) -> None:
         name: object = self.name  # what a caller without a type checker gave
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not JOB_NAME.fullmatch(name):
             raise UsageError(
                 f"name={self.name!r} is not a plain name: use letters, digits, '_', '.', '-', "
                 "a letter or digit first, 64 at most"

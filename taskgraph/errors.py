@@ -10,7 +10,6 @@
     │   ├── CoordinatorUnreachable
     │   ├── RunReplaced         another run of this job name holds the keys now
     │   └── RunWiped            the keys of this run are gone: etcd lost its data
-    ├── PeerLost                a rank died; the next generation repairs it
     └── CheckpointError         a checkpoint cannot be written or read now; a healthy job goes on
         └── CheckpointDamaged   this one never can: the one before is used
 
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from taskgraph.ids import ChannelId, Epoch, Rank, TaskId
+from taskgraph.ids import ChannelId, Epoch, TaskId
 
 
 class TaskgraphError(Exception):
@@ -97,17 +96,8 @@ class RunWiped(CoordinatorError):
     """The keys of this run are gone: etcd was wiped or restored from an older state."""
 
 
-class PeerLost(TaskgraphError):
-    """A rank was lost while something was being done with it."""
-
-    def __init__(self, rank: Rank, doing: str) -> None:
-        super().__init__(f"rank {rank} was lost while {doing}")
-        self.rank = rank
-        self.doing = doing
-
-
 class CheckpointError(TaskgraphError):
-    """What checkpoints are kept in did not do what was asked of it, or there is no checkpoint that can be used."""
+    """The place where checkpoints are kept failed, or no checkpoint is usable."""
 
 
 class CheckpointDamaged(CheckpointError):

@@ -46,16 +46,17 @@ class Job:
     checkpoint
         URL where checkpoints are written and, at the start, looked for; None: nowhere.
     checkpoint_every
-        Epochs between two of them; ``"auto"``, the default: as measured cost and expected failures suggest.
+        Epochs between two checkpoints; ``"auto"``, the default, chooses by measured cost and `mtbf_s`.
     resume
-        ``"auto"``, ``"never"``, ``"require"``: whether to go on from the newest complete one.
+        ``"auto"``, ``"never"``, ``"require"``: whether to go on from the newest complete checkpoint: if there is one,
+        never, or fail without one.
     seed
-        Of every task's ``ctx.rng``.
+        Seed of every task's ``ctx.rng``.
     etcd
         Endpoints of an etcd, ``"host:port,host:port"`` or a sequence; None: the job brings its own.
     **options
         Any other field of `taskgraph.config.Config`. Each option also comes from the environment, as ``TASKGRAPH_``
-        and its name in capitals; an argument rules over the environment.
+        and its name in capitals; an argument takes precedence over the environment.
 
     Raises
     ------

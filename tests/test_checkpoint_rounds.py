@@ -21,6 +21,7 @@ from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.layout import Layout
 from taskgraph.plan.manifest import Name
+from taskgraph.plan.news import read
 from taskgraph.program.framework import Framework
 from taskgraph.program.task import Task
 from taskgraph.run.checkpoints.candidates import candidates
@@ -101,7 +102,7 @@ class There:
 
     def hear(self) -> None:
         for key, value in self.coordinator.read("checkpoint/").items():
-            said = records.read(key, value)
+            said = read(key, value)
             for one in self.all:
                 one.heard(said)
 
@@ -181,14 +182,14 @@ def test_who_hears_too_late_says_so_and_the_root_asks_further_ahead(tmp_path):
     there.now += FIRST_S
     there.turns()
     (asked,) = there.coordinator.read(records.WANTED).values()
-    wanted = records.read(records.WANTED, asked)
+    wanted = read(records.WANTED, asked)
     there.run_to(wanted.boundary + 10)  # before anybody has heard
     there.hear()
     there.turns()
     assert there.complete() == []
     there.hear()  # that it was too late
     there.turns()
-    again = records.read(records.WANTED, there.coordinator.read(records.WANTED)[records.WANTED])
+    again = read(records.WANTED, there.coordinator.read(records.WANTED)[records.WANTED])
     assert again.boundary > wanted.boundary + 10
     there.hear()
     there.run_to(again.boundary + 5)

@@ -39,11 +39,6 @@ def test_it_is_made_of_the_options_with_the_contents_of_their_files(tmp_path):
     assert access.timeout_s == 3.0
 
 
-def test_a_job_that_brings_its_own_etcd_names_its_endpoint():
-    access = EtcdAccess.of_config(Config(name="job", num_tasks=1), ["127.0.0.1:23456"])
-    assert access == EtcdAccess(endpoints=("127.0.0.1:23456",))
-
-
 def test_it_goes_to_another_process_as_json():
     access = EtcdAccess(
         endpoints=("a:1", "b:2"), user="me", password="s3cret", ca="c", cert="d", key="k", timeout_s=2.5

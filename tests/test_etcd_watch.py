@@ -109,13 +109,14 @@ def test_a_watch_that_begins_in_an_outage_begins_after_it(own_etcd, connect, cla
 
 
 def test_what_was_compacted_meanwhile_is_read_again(own_etcd, connect, claimed):
-    claimed.write({"old": b""})
+    lease = claimed.grant(60)
+    claimed.write({"old": b""}, lease=lease)
     claimed.news(LIMIT_S)
     claimed.write({"kept": b""})
     collect(claimed, has_put("kept"), LIMIT_S)  # so there is a stream to break
     stop_watching(claimed)
     writer = connect("run")
-    writer.delete(["old"])
+    writer.revoke(lease)
     writer.write({"new": b""})
     compact(writer)
     (event,) = collect(claimed, has(Resync), LIMIT_S)

@@ -32,9 +32,9 @@ def rank() -> Iterator[subprocess.Popen[bytes]]:
     child.communicate()
 
 
-def launched(base: Path, attempt: int, *, lineage: str = LINEAGE, host: str = "n0") -> HostDir:
+def launched(base: Path, attempt: int, *, series: str = LINEAGE, host: str = "n0") -> HostDir:
     """Return the directory of a host as a launch leaves it."""
-    supervised = Supervised(attempt, lineage, base / "supervisor")
+    supervised = Supervised(attempt, series, base / "supervisor")
     directory = HostDir.create("job", supervised.run, int(host[1:]), base=base)
     spec = KeeperSpec(
         job="job",
@@ -48,7 +48,7 @@ def launched(base: Path, attempt: int, *, lineage: str = LINEAGE, host: str = "n
         supervised=supervised.encode(),
     )
     write_atomically(directory.spec, spec.encode())
-    SlotDir.create(directory.slots, lineage)
+    SlotDir.create(directory.slots, series)
     Commits.create(directory.commits, 1)
     return directory
 
@@ -91,7 +91,7 @@ def test_what_commits_had_said_is_passed_on_also_over_a_launch_that_came_to_noth
 
 
 def test_what_is_of_another_run_or_another_host_is_left_alone(tmp_path: Path):
-    others = [launched(tmp_path, 0, lineage=OTHER), launched(tmp_path, 0, host="n1")]
+    others = [launched(tmp_path, 0, series=OTHER), launched(tmp_path, 0, host="n1")]
     directory, attempt = next_launch(tmp_path)
     assert inherit(directory, "n0", attempt) is None
     assert not directory.slots.exists()

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 from taskgraph._native.mpi import Mpi, built_with
 from taskgraph.backends.mpirun import Launcher, Where, find_launcher, launch_line
 from taskgraph.backends.slurm import expand_counts
+from taskgraph.cli.driver import driver_at
 from taskgraph.cli.main import main
-from taskgraph.cli.run import driver_at, program
+from taskgraph.cli.run import _Launch, program
 from taskgraph.errors import UsageError
 
 OPEN_MPI_5 = Launcher("/mpi/mpirun", Mpi("Open MPI", "5.0.11"))
@@ -84,6 +85,7 @@ def test_ranks_are_not_bound_where_cores_are_few_and_the_user_said_nothing():
     few = launch_line(OPEN_MPI_5, Where(ranks=5, cores=4), [], ["p"], {})
     assert few[few.index("--bind-to") + 1] == "none"
     assert "--oversubscribe" in few
+    assert "--oversubscribe" in launch_line(OPEN_MPI_5, Where(ranks=2, cores=4, oversubscribed=True), [], ["p"], {})
     own = launch_line(OPEN_MPI_5, Where(ranks=5, cores=4), ["--bind-to", "core", "--map-by", "ppr:2:node"], ["p"], {})
     assert own.count("--bind-to") == 1
     assert "--oversubscribe" not in own
@@ -136,7 +138,7 @@ def test_what_it_would_not_write_is_refused():
     ],
 )
 def test_the_driver_begins_where_it_is_seen_to(words, options, command):
-    at = driver_at(words)
+    at = driver_at(words, _Launch.marks)
     assert (words[:at], program(words[at:])) == (options, command)
 
 

@@ -24,23 +24,20 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "5", "SLURM_L
 
 
 @pytest.mark.parametrize(
-    ("environ", "launcher", "rank", "size", "local"),
+    ("environ", "launcher", "size"),
     [
-        (OPEN_MPI, "Open MPI", 3, 8, 1),
-        (OPEN_MPI | BATCH, "Open MPI", 3, 8, 1),
-        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "PMI", 0, 2, None),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, "Intel MPI", 1, 2, 1),
-        (BATCH | {"PMIX_RANK": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "2"}, "srun --mpi=pmix", 5, 6, 2),
-        ({"PMIX_RANK": "5"}, "PMIx", 5, None, None),
+        (OPEN_MPI, "Open MPI", 8),
+        (OPEN_MPI | BATCH, "Open MPI", 8),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "PMI", 2),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, "Intel MPI", 2),
+        (BATCH | {"PMIX_RANK": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "2"}, "srun --mpi=pmix", 6),
+        ({"PMIX_RANK": "5"}, "PMIx", None),
     ],
 )
-def test_the_variables_of_each_launcher_are_known(
-    environ: dict[str, str], launcher: str, rank: int, size: int | None, local: int | None
-) -> None:
+def test_the_variables_of_each_launcher_are_known(environ: dict[str, str], launcher: str, size: int | None) -> None:
     found = detect(environ)
     assert found is not None
-    assert (found.launcher, found.rank, found.size, found.local_rank) == (launcher, rank, size, local)
-    assert set(found.variables) <= set(environ)
+    assert (found.launcher, found.size) == (launcher, size)
 
 
 @pytest.mark.parametrize("environ", [{}, BATCH, {"PMI_RANK": "0"}, {"PMI_RANK": "x", "PMI_SIZE": "2"}])

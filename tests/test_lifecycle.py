@@ -100,13 +100,23 @@ def test_a_keeper_takes_nothing_of_another_run_for_its_own(story: list[lifecycle
             assert Do.DELIVER not in orders
 
 
-def test_a_rank_whose_run_is_gone_or_replaced_ends_with_a_failure_that_says_so() -> None:
-    for event, words in ((lifecycle.RunIsAbsent(), "wiped"), (lifecycle.RunIsAnothers("f00"), "f00")):
-        state, orders = step(lifecycle.begin(RANK), event)
-        assert state is State.OVER
-        assert Do.DELIVER in orders
-        assert event.ending.status != 0
-        assert words in event.ending.message
+@given(units, stories)
+def test_what_is_gone_from_etcd_ends_nothing_and_a_unit_that_runs_does_without(
+    unit: Unit, story: list[lifecycle.Event]
+) -> None:
+    for before, event, orders, after in play(unit, story):
+        assert (Do.LOSE_ETCD in orders) == (isinstance(event, lifecycle.RunIsAbsent) and before is State.RUNNING)
+        if isinstance(event, lifecycle.RunIsAbsent):
+            assert after is before
+
+
+def test_a_rank_whose_run_is_replaced_ends_with_a_failure_that_says_so() -> None:
+    event = lifecycle.RunIsAnothers("f00")
+    state, orders = step(lifecycle.begin(RANK), event)
+    assert state is State.OVER
+    assert Do.DELIVER in orders
+    assert event.ending.status != 0
+    assert "f00" in event.ending.message
 
 
 def test_a_graph_that_does_not_fit_ends_the_job_with_task_epoch_and_channel() -> None:

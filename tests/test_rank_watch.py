@@ -67,7 +67,6 @@ def test_a_death_is_told_once_with_the_exit_code(child):
     assert (death.index, death.evidence) == (0, Evidence.PROCESS)
     assert death.detail == f"pid {child.pid} exited with code 3"
     assert watch.look() == []
-    watch.close()
 
 
 def test_a_signal_is_named_and_a_kill_for_lack_of_memory_guessed(child):
@@ -77,7 +76,6 @@ def test_a_signal_is_named_and_a_kill_for_lack_of_memory_guessed(child):
     until(lambda: condition(named(child)) is Condition.GONE, "the child is dead")
     (death,) = watch.look()
     assert death.detail.endswith("killed by SIGKILL, it seems by the kernel for lack of memory")
-    watch.close()
 
 
 def test_how_a_process_ended_is_known_after_its_parent_took_notice_where_the_kernel_tells(child):
@@ -94,7 +92,6 @@ def test_a_rank_that_has_left_in_order_is_nobodys_business(child):
     watch = watch_of(child, Clock(), left=True)
     exit_with(child, 0)
     assert watch.look() == []
-    watch.close()
 
 
 def test_a_rank_is_dead_once_it_was_stopped_for_long_enough(child):
@@ -104,7 +101,6 @@ def test_a_rank_is_dead_once_it_was_stopped_for_long_enough(child):
     assert found_in(watch, clock, STOPPED_S - 0.2) == []
     (death,) = found_in(watch, clock, 0.4)
     assert death.evidence is Evidence.STOPPED
-    watch.close()
 
 
 def test_who_was_suspended_itself_accuses_nobody_for_the_time_of_a_lease(child):
@@ -115,7 +111,6 @@ def test_who_was_suspended_itself_accuses_nobody_for_the_time_of_a_lease(child):
     clock.now += 10 * JUMP_S
     assert found_in(watch, clock, 2.8) == []
     assert len(found_in(watch, clock, 0.4)) == 1
-    watch.close()
 
 
 def test_nobody_is_accused_of_being_stopped_while_the_launcher_is(child):
@@ -129,7 +124,6 @@ def test_nobody_is_accused_of_being_stopped_while_the_launcher_is(child):
         launcher.send_signal(signal.SIGCONT)
         until(lambda: condition(named(launcher)) is Condition.RUNNING, "the launcher goes on")
         assert len(found_in(watch, clock, 2 * STOPPED_S)) == 1
-        watch.close()
     finally:
         launcher.kill()
         launcher.communicate()

@@ -259,7 +259,7 @@ def test_whoever_asks_a_sidecar_that_failed_for_an_end_is_not_kept_waiting(bench
     sidecar = bench.sidecar(duties=[Broken()], turned=False)
     sidecar.start()
     assert bench.ends[0].come.wait(LIMIT_S)
-    assert sidecar.end(DONE, LIMIT_S) is False
+    assert sidecar.ask_end(DONE).result(LIMIT_S) is False
     sidecar.close()
 
 
@@ -275,16 +275,9 @@ def running(bench: Bench) -> Iterator[Sidecar]:
 
 
 def test_an_end_from_the_main_thread_returns_when_it_is_written_and_delivered(bench: Bench, running: Sidecar) -> None:
-    assert running.end(BROKEN, LIMIT_S) is True
+    assert running.ask_end(BROKEN).result(LIMIT_S) is True
     assert bench.ends[0].all == [BROKEN]
-    assert running.end(DONE, LIMIT_S) is False
-
-
-def test_an_end_that_etcd_does_not_take_is_an_error_after_its_time(bench: Bench, running: Sidecar) -> None:
-    bench.store.stop()
-    with pytest.raises(CoordinatorError, match="did not take the end"):
-        running.end(BROKEN, 0.05)
-    assert bench.ends[0].all == []
+    assert running.ask_end(DONE).result(LIMIT_S) is False
 
 
 def test_a_close_leaves_no_thread_and_refuses_what_was_not_written(bench: Bench, running: Sidecar) -> None:
@@ -296,7 +289,7 @@ def test_a_close_leaves_no_thread_and_refuses_what_was_not_written(bench: Bench,
     with pytest.raises(CoordinatorError, match="closed"):
         answer.result(0)
     with pytest.raises(CoordinatorError, match="closed"):
-        running.end(BROKEN, LIMIT_S)
+        running.ask_end(BROKEN).result(LIMIT_S)
 
 
 def test_the_thread_hears_of_the_end_by_itself(bench: Bench, running: Sidecar) -> None:

@@ -21,7 +21,7 @@ from taskgraph._native.slots import SlotTable
 from taskgraph.backends import slot_file, slot_pool
 from taskgraph.backends.processes import Process
 from taskgraph.backends.slot_delta import DeltaHead, Snapshot, send_held
-from taskgraph.backends.slot_file import Form, Held, Layout
+from taskgraph.backends.slot_file import Form, Held, SlotLayout
 from taskgraph.backends.slot_holder import Holder
 from taskgraph.backends.slots import Refusal, SlotDir, owner_word
 from taskgraph.errors import UsageError
@@ -593,7 +593,7 @@ def test_a_full_host_is_an_error_that_names_both_sizes_and_leaves_nothing(host, 
 
 
 def host_size(host: Host) -> int:
-    return Layout.of(BLOCK, (8000, 4096), slot_pool._HISTORY_ROOM).size
+    return SlotLayout.of(BLOCK, (8000, 4096), slot_pool._HISTORY_ROOM).size
 
 
 def test_more_state_than_there_is_memory_is_that_error(host):
@@ -646,7 +646,6 @@ def test_slots_of_a_process_that_lives_are_left_alone(host):
     host.holder()
     slots = SlotDir.open(host.slots.path)
     Holder(slots, 0, host.form, block=BLOCK)
-    assert slots.reclaim() == 0
     assert len(host.files()) == 7
 
 
@@ -668,11 +667,6 @@ def test_a_closed_holder_leaves_what_is_whole_and_gives_the_rest_back(host):
     holder.close()
     assert host.held() == [(0, 0, 0)]
     assert host.files() == ["slot-0", "table"]
-    assert host.slots.reclaim() == 0
-    host.slots.free_below(1, 0)
-    assert host.slots.reclaim(keep={0}) == 0
-    assert host.slots.reclaim() == 1
-    assert host.files() == ["table"]
 
 
 # ---- damage ----
@@ -788,7 +782,6 @@ def test_garbage_in_the_table_crashes_nobody(small, data):
         assert slots.holdings() in ([], [held])
         slots.raise_floor(3)
         slots.free_below(1, 3)
-        slots.reclaim(keep={3})
         os.pwrite(file.fileno(), content, 0)
     slots.file(held.slot).write_bytes(snapshot)  # which garbage may have called a free one's
     assert unharmed(slots, held, state)

@@ -22,6 +22,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from taskgraph.backends.checkpoint_file import Head, Memory, Reader, write
+from taskgraph.config import JOB_NAME
 from taskgraph.errors import CheckpointDamaged, CheckpointError, TaskgraphError
 from taskgraph.ids import TaskId
 from taskgraph.plan.checkpoints import few
@@ -34,7 +35,6 @@ _FINISHED = "finished."
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "r2"})
 _MOST_MANIFEST = 256 << 20
 _TASK = re.compile(r"task-(0|[1-9][0-9]{0,9})")
-_JOB = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # as `Config.name`
 
 
 class CheckpointStore:
@@ -54,7 +54,7 @@ class CheckpointStore:
     """
 
     def __init__(self, url: str, job: str) -> None:
-        if not _JOB.fullmatch(job):
+        if not JOB_NAME.fullmatch(job):
             raise CheckpointError(f"job={job!r} is not the name of a job")
         self.url = re.sub(r"//[^/@]*@", "//", url)  # a password stays out of messages
         self.job = job
@@ -177,7 +177,7 @@ class CheckpointStore:
             self._fs.rm(f"{self.path}/{_FINISHED}{origin}")
 
     def remove(self, name: Name) -> None:
-        """Remove a checkpoint: it stops to exist before its files go."""
+        """Remove a checkpoint: it ceases to exist before its files go."""
         with self._told(f"remove {name}"):
             with contextlib.suppress(FileNotFoundError):
                 self._fs.rm(self._file(name, MANIFEST))
@@ -302,4 +302,4 @@ def jobs_at(url: str) -> list[str]:
         return []
     except Exception as error:
         raise CheckpointError(f"{url}: cannot list: {type(error).__name__}: {error}") from error
-    return sorted(job for job in entries if _JOB.fullmatch(job) and CheckpointStore(url, job).names())
+    return sorted(job for job in entries if JOB_NAME.fullmatch(job) and CheckpointStore(url, job).names())

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from taskgraph._native import commitline
 from taskgraph._native.commitline import LINE, CommitLine
+from taskgraph.plan.acts import Over
 from taskgraph.plan.holdings import NOTHING_KNOWN, Known
-from taskgraph.plan.succession import Over
 
 
 class Commits:

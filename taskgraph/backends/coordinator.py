@@ -81,9 +81,6 @@ class Coordinator(Protocol):
             Not done within the time limit; whether it was written is not known.
         """
 
-    def delete(self, keys: Collection[str]) -> None:
-        """Remove keys, under the same condition on the run as `write`."""
-
     def remove_run(self) -> bool:
         """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
 

@@ -18,6 +18,7 @@ from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_channel import EtcdChannel, pauses_between_attempts
 from taskgraph.backends.etcd_watch import EtcdWatch, Inbox
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, UsageError
+from taskgraph.plan.records import HOSTS, RUN
 from taskgraph.plan.relaunch import is_successor
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class EtcdCoordinator:
         self._warn_of_releases_that_corrupt()
         for pause in pauses_between_attempts():
             found = {self._key(kv): kv for kv in self._range("").kvs}
-            current = found.get("run")
+            current = found.get(RUN)
             if current is None or current.value != run.encode():
                 inherits = current is not None and is_successor(run, current.value.decode(errors="replace"))
                 if not inherits:
@@ -79,15 +80,11 @@ class EtcdCoordinator:
         succeeded, repeated = self._transact(puts, absent)
         return succeeded or (repeated and self._was_written(entries, absent))
 
-    def delete(self, keys: Collection[str]) -> None:
-        """Remove keys, under the same condition on the run as `write`."""
-        self._transact([self._deletion(self._full(key)) for key in keys], ())
-
     def remove_run(self) -> bool:
         """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
         everything = self._deletion(self._prefix, _end_of(self._prefix))
         try:
-            return self._transact([everything], ["hosts/"])[0]
+            return self._transact([everything], [HOSTS])[0]
         except (RunReplaced, RunWiped):
             return True
 
@@ -146,7 +143,7 @@ class EtcdCoordinator:
         keys = map(self._full, absent)
         absences = [self._is_absent(key, _end_of(key) if key.endswith(b"/") else b"") for key in keys]
         compare = [self._run_is_ours(), *absences]
-        look = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._full("run")))
+        look = rpc.RequestOp(request_range=rpc.RangeRequest(key=self._full(RUN)))
         request = rpc.TxnRequest(compare=compare, success=self._grouped(operations, len(compare)), failure=[look])
         answer = self._channel.call("KV.Txn", request)
         if answer.message.succeeded:
@@ -178,7 +175,7 @@ class EtcdCoordinator:
             raise RunReplaced(f"another run of job {self._job!r} has taken over: {found[0].value.decode()}")
 
     def _refuse_where_alive(self, found: Mapping[str, Any]) -> None:
-        hosts = sorted(key.removeprefix("hosts/") for key in found if key.startswith("hosts/"))
+        hosts = sorted(key.removeprefix(HOSTS) for key in found if key.startswith(HOSTS))
         if hosts:
             raise UsageError(
                 f"name={self._job!r} is taken: a run of it is alive on {', '.join(hosts)}; end that one or give this "
@@ -191,7 +188,7 @@ class EtcdCoordinator:
         The hosts of an earlier attempt of the same run do not count: they are fenced by this.
         """
         rpc = self._rpc
-        run_key, hosts = self._full("run"), self._full("hosts/")
+        run_key, hosts = self._full(RUN), self._full(HOSTS)
         request = rpc.TxnRequest(
             compare=[
                 rpc.Compare(key=run_key, target=rpc.Compare.MOD, result=rpc.Compare.EQUAL, mod_revision=mod_revision),
@@ -209,7 +206,7 @@ class EtcdCoordinator:
         if self._run is None:
             raise UsageError(f"this coordinator of job {self._job!r} has no run: claim one, or name it when it is made")
         compare = self._rpc.Compare
-        return compare(key=self._full("run"), target=compare.VALUE, result=compare.EQUAL, value=self._run.encode())
+        return compare(key=self._full(RUN), target=compare.VALUE, result=compare.EQUAL, value=self._run.encode())
 
     def _is_absent(self, key: bytes, end: bytes = b"") -> Any:
         compare = self._rpc.Compare

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -32,18 +31,10 @@ class EtcdAccess:
     """How long one operation may take, all retries and endpoints together, in seconds."""
 
     @classmethod
-    def of_config(cls, config: Config, endpoints: Sequence[str] | None = None) -> EtcdAccess:
-        """Read what the options name, files included.
-
-        Parameters
-        ----------
-        config
-            The job's options.
-        endpoints
-            Where the job brings its own etcd: that one's. None: those of `config`.
-        """
+    def of_config(cls, config: Config) -> EtcdAccess:
+        """Read what the options name, files included."""
         return cls(
-            endpoints=config.etcd if endpoints is None else tuple(endpoints),
+            endpoints=config.etcd,
             user=config.etcd_user,
             password=config.password(),
             ca=_text(config.etcd_ca),

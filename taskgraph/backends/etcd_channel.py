@@ -3,9 +3,9 @@
 Each endpoint keeps a gRPC channel of its own, and calls go to the current one until it fails. A call that failed may
 have been carried out all the same, so its answer says whether it was repeated.
 
-Every call runs on the thread that makes it, streams too, so each of those is one request and many responses. Where gRPC
-runs threads of its own for a stream, one that the end of the interpreter stops with a lock in its hands makes the
-finalizer of that stream wait for ever.
+Every call runs on the thread that makes it, streams too, so each of those is one request and many responses. If gRPC
+ran threads of its own for a stream, and the interpreter ended while one of them held the stream's lock, the stream's
+finalizer would wait forever.
 """
 
 from __future__ import annotations

@@ -24,14 +24,13 @@ from pathlib import Path
 from taskgraph.backends.addresses import endpoint
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.backends.etcd_program import find_etcd
-from taskgraph.backends.processes import Process, alive, kill, tied
+from taskgraph.backends.launcher import LAUNCHERS_OWN
+from taskgraph.backends.private import open_private
+from taskgraph.backends.processes import Process, alive, kill, tied, unbound
 from taskgraph.backends.tls import TlsFiles
 from taskgraph.errors import CoordinatorError, UsageError
 
 log = logging.getLogger(__name__)
-
-DISK_BYTES = 130_000_000
-"""What the data directory takes at once: etcd lays out two segments of its log, of 64 MB each."""
 
 # Below the ports that the kernel hands out for outgoing connections: there, a client that looks for an etcd that is
 # down can be given the very port it connects to, and then has itself for a server.
@@ -41,7 +40,7 @@ _LOOPBACK = "127.0.0.1"
 _END_S = 5.0
 
 # Nothing of the launcher, or it takes this process for a rank; no setting of a user's own etcd; no secret of the job.
-_KEPT_OUT = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "ETCD_", "TASKGRAPH_")
+_KEPT_OUT = (*LAUNCHERS_OWN, "ETCD_", "TASKGRAPH_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ def _spawn(
     """Start the process; return it with the place in the log where its words begin."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
     command = [str(program), *_flags(directory, port), *flags]
-    with open(_log_of(directory), "ab", opener=_private) as output, _on_every_core():
+    with open(_log_of(directory), "ab", opener=open_private) as output, unbound():
         words_from = output.tell()
         child = subprocess.Popen(
             tied(command) if ends_with_parent else command,
@@ -289,25 +288,8 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait(_END_S)
 
 
-@contextlib.contextmanager
-def _on_every_core() -> Iterator[None]:
-    """Undo the binding of this thread for what it starts: else etcd gets the one core on which a rank spins."""
-    bound = os.sched_getaffinity(0)
-    with contextlib.suppress(OSError):
-        os.sched_setaffinity(0, range(max(os.cpu_count() or 1, max(bound) + 1)))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, bound)
-
-
 def _log_of(directory: Path) -> Path:
     return directory / "etcd.log"
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _words_since(directory: Path, offset: int) -> str:

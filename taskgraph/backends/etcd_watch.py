@@ -20,6 +20,7 @@ import grpc
 from taskgraph.backends.coordinator import Deleted, Event, Put, Reachable, Resync, Unreachable
 from taskgraph.backends.etcd_channel import EtcdChannel, describe, pauses_between_attempts
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, UsageError
+from taskgraph.plan.records import RUN
 
 log = logging.getLogger(__name__)
 
@@ -118,13 +119,13 @@ class EtcdWatch:
         request = self._channel.rpc.RangeRequest(key=self._prefix, range_end=self._end)
         found = self._channel.call("KV.Range", request, once=True).message
         self._tell_reachable()
-        self._run = next(((kv.value, kv.create_revision) for kv in found.kvs if self._key(kv) == "run"), None)
+        self._run = next(((kv.value, kv.create_revision) for kv in found.kvs if self._key(kv) == RUN), None)
         self._revision = found.header.revision
         self._inbox.put(Resync({self._key(kv): kv.value for kv in found.kvs}, self._why))
 
     def _check_store(self) -> None:
         """Forget the revision where the store is not the one it belongs to."""
-        request = self._channel.rpc.RangeRequest(key=self._prefix + b"run")
+        request = self._channel.rpc.RangeRequest(key=self._prefix + RUN.encode())
         found = self._channel.call("KV.Range", request, once=True).message
         run = next(((kv.value, kv.create_revision) for kv in found.kvs), None)
         assert self._revision is not None
@@ -188,7 +189,7 @@ class EtcdWatch:
     def _event(self, event: Any) -> Event:
         key = self._key(event.kv)
         deleted = event.type == event.DELETE
-        if key == "run":
+        if key == RUN:
             self._run = None if deleted else (event.kv.value, event.kv.create_revision)
         return Deleted(key) if deleted else Put(key, event.kv.value)
 

@@ -22,38 +22,30 @@ class Launched:
 
     Attributes
     ----------
-    rank, size
-        Position and number of processes. `size` is None where the environment tells the rank only.
-    local_rank
-        Position among the processes of this machine, if told.
+    size
+        Number of processes; None where the environment does not tell.
     launcher
         Its family, for messages.
-    variables
-        The environment variables that said so.
     """
 
-    rank: int
     size: int | None
-    local_rank: int | None
     launcher: str
-    variables: tuple[str, ...]
 
 
 class _Family(NamedTuple):
     launcher: str
     rank: str
     size: str | None
-    local_rank: str | None
 
 
 # The first whose rank and size are both set is the one. SLURM_PROCID is in none of them: a batch script has it as well.
 _FAMILIES = (
-    _Family("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
-    _Family("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK"),
-    _Family("Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    _Family("PMI", "PMI_RANK", "PMI_SIZE", None),  # MPICH's Hydra; srun --mpi=pmi2
-    _Family("srun --mpi=pmix", "PMIX_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    _Family("PMIx", "PMIX_RANK", None, None),
+    _Family("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    _Family("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    _Family("Intel MPI", "PMI_RANK", "PMI_SIZE"),
+    _Family("PMI", "PMI_RANK", "PMI_SIZE"),  # MPICH's Hydra; srun --mpi=pmi2
+    _Family("srun --mpi=pmix", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
+    _Family("PMIx", "PMIX_RANK", None),
 )
 
 # Command names as the kernel keeps them: cut to 15 characters.
@@ -83,6 +75,10 @@ _LAUNCHERS = frozenset(
     )
 )
 
+LAUNCHERS_OWN = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPIR_CVAR_", "I_MPI_")
+"""How the variables begin that a launcher sets for its ranks, and a user for MPI. A process that has them would be
+taken for a rank by MPI, and waited for by the launcher."""
+
 # Shared memory that MPI libraries make for their ranks, wherever they put it: Open MPI 5 and 4, MPICH, Intel MPI.
 _SEGMENT = re.compile(r"(sm_segment|vader_segment|mpich_shar_tmp|mpich_|psm2_shm|Intel_MPI_)[^/]*")
 
@@ -106,14 +102,7 @@ def detect(environ: Mapping[str, str]) -> Launched | None:
             needed.append("MPI_LOCALRANKID")
         if not all(environ.get(variable, "").isdigit() for variable in needed):
             continue
-        local = environ.get(family.local_rank or "", "")
-        return Launched(
-            rank=int(environ[family.rank]),
-            size=None if family.size is None else int(environ[family.size]),
-            local_rank=int(local) if local.isdigit() else None,
-            launcher=family.launcher,
-            variables=tuple(needed),
-        )
+        return Launched(size=None if family.size is None else int(environ[family.size]), launcher=family.launcher)
     return None
 
 
@@ -134,7 +123,7 @@ def launchers(process: Process) -> tuple[Process, ...]:
 
 
 class LeftFile(NamedTuple):
-    """A file or directory that goes when its launcher did not live to remove it: path, and what was there when seen."""
+    """A file to remove if its launcher dies without removing it: path, and device and inode when seen."""
 
     path: str
     device: int

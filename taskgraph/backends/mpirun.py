@@ -108,6 +108,8 @@ class Where:
         How many.
     cores
         How many each host has.
+    oversubscribed
+        Whether a host is given more ranks than it has cores, whatever the numbers say.
     slots
         By host: how many ranks it takes. Empty: the launcher knows better.
     hosts
@@ -120,6 +122,7 @@ class Where:
 
     ranks: int
     cores: int
+    oversubscribed: bool = False
     slots: Mapping[str, int] = field(default_factory=dict)
     hosts: int = 1
     in_slurm: bool = False
@@ -129,7 +132,7 @@ class Where:
     def is_crowded(self) -> bool:
         """Whether some host has fewer cores than ranks."""
         densest = max(self.slots.values(), default=0)
-        return max(densest, -(-self.ranks // self.hosts)) > self.cores
+        return self.oversubscribed or max(densest, -(-self.ranks // self.hosts)) > self.cores
 
 
 def launch_line(

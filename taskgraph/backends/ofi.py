@@ -1,4 +1,4 @@
-"""A second of every start of MPI that nobody gains from.
+"""Leave out Open MPI's ``btl/ofi``, which costs every start a second.
 
 Open MPI opens its component ``btl/ofi`` at each start, and where there is no fast network closes it again: with a
 ``sleep(1)``. The component serves one-sided calls only, of which a job makes none; what ``mtl/ofi`` does for messages

@@ -59,7 +59,7 @@ class Stat(NamedTuple):
 
 
 class Process(NamedTuple):
-    """One process, for ever: pid, and start time in clock ticks since boot."""
+    """One process, forever: pid, and start time in clock ticks since boot."""
 
     pid: int
     start: int
@@ -178,11 +178,13 @@ def kill(process: Process, sig: int = signal.SIGKILL) -> bool:
 def unbound() -> Iterator[None]:
     """Let what this thread starts run on every core: a launcher binds a rank to one, where it spins."""
     bound = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(max(os.cpu_count() or 1, max(bound) + 1)))
     try:
         yield
     finally:
-        os.sched_setaffinity(0, bound)
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, bound)
 
 
 def open_pidfd(process: Process) -> int | None:

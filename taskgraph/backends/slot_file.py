@@ -71,7 +71,7 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class SlotLayout:
     """Where things lie in a file that has this room."""
 
     block: int
@@ -83,7 +83,7 @@ class Layout:
     size: int
 
     @classmethod
-    def of(cls, block: int, rooms: Sequence[int], history_room: int) -> Layout:
+    def of(cls, block: int, rooms: Sequence[int], history_room: int) -> SlotLayout:
         """Lay a file out: so much room for each part, and for so many pairs of history."""
         history_at = slothead.SIZE + 16 * len(rooms)
         hashes_at = history_at + 16 * history_room
@@ -125,7 +125,7 @@ def _rest(rooms: tuple[int, ...], lengths: tuple[int, ...], history: History) ->
     return struct.pack(f"<{len(rooms)}Q{len(lengths)}Q{'Qq' * len(history)}", *rooms, *lengths, *pairs)
 
 
-def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | None:
+def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, SlotLayout] | None:
     """Read the head of a slot's file. None where it holds none, one of another run, or a damaged one."""
     size = os.fstat(descriptor).st_size
     start = os.pread(descriptor, _FIRST_READ, 0)
@@ -141,7 +141,7 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
     if len(start) < end or not slothead.is_intact(start[:end]):
         return None
     numbers = struct.unpack_from(f"<{2 * parts}Q", start, slothead.SIZE)
-    layout = Layout.of(block, numbers[:parts], history_room)
+    layout = SlotLayout.of(block, numbers[:parts], history_room)
     lengths = numbers[parts:]
     if layout.size > size or not layout.fits(lengths, pairs):
         return None
@@ -153,14 +153,14 @@ def read_head(descriptor: int, slot: int, run: bytes) -> tuple[Held, Layout] | N
 class SlotFile:
     """A mapped slot."""
 
-    layout: Layout
+    layout: SlotLayout
     memory: mmap.mmap
     blocks: Blocks
     head: SlotHead | None
     """To be written, where it is one of the caller."""
 
     @classmethod
-    def make(cls, path: Path, layout: Layout) -> SlotFile:
+    def make(cls, path: Path, layout: SlotLayout) -> SlotFile:
         """Map a file for a slot of the caller. One that is there and large enough is used, any other replaced.
 
         Raises
@@ -184,7 +184,7 @@ class SlotFile:
         return cls(layout, memory, blocks, head)
 
     @classmethod
-    def open(cls, descriptor: int, lengths: Sequence[int], layout: Layout) -> SlotFile:
+    def open(cls, descriptor: int, lengths: Sequence[int], layout: SlotLayout) -> SlotFile:
         """Map a slot of somebody else, read-only."""
         memory = mmap.mmap(descriptor, layout.size, prot=mmap.PROT_READ)
         blocks = Blocks(memory, layout.block, layout.rooms, layout.starts, layout.hashes_at, lengths, writable=False)
@@ -243,7 +243,7 @@ def left_in(directory: Path) -> int:
 
 
 def no_room(directory: Path, size: int, why: str) -> UsageError:
-    """Return the error that a slot of so many bytes does not fit in."""
+    """Return the error for a slot of so many bytes that does not fit."""
     return UsageError(
         f"no room for a snapshot of protected state: it takes {size} bytes, and {directory} has {left_in(directory)} "
         f"left ({why}). Give it more (mount -o remount,size=, docker --shm-size=), protect less state, or run fewer "

@@ -53,7 +53,7 @@ class Holder:
     Raises
     ------
     UsageError
-        The host's shared memory has no room for three snapshots.
+        The host's shared memory has no room for all slots of the task.
     """
 
     def __init__(self, slots: SlotDir, task: TaskId, form: Form, *, block: int = BLOCK, at_once: bool = True) -> None:

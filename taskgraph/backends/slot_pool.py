@@ -1,8 +1,8 @@
 """The slots that this process may write to for one task, and their memory.
 
-They are allocated when the pool is made, so that a full host is an error there; but after a failure, when nobody goes
-on before all have, one by one as they are written to. A slot has one writer for ever: that of a process that is gone,
-or of a pool that was closed, is taken over, with its memory, once it holds nothing.
+They are allocated when the pool is made, so that a full host is an error there. After a failure, when nobody goes on
+before all have, they are allocated as they are written to. A slot has one writer for life; one whose writer is gone, or
+whose pool was closed, is taken over with its memory once it holds nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from taskgraph._native import slots as native
-from taskgraph.backends.slot_file import Form, Held, Layout, SlotFile, left_in, no_room
+from taskgraph.backends.slot_file import Form, Held, SlotFile, SlotLayout, left_in, no_room
 from taskgraph.backends.slots import SlotDir, gone
 from taskgraph.errors import UsageError
 from taskgraph.ids import TaskId
@@ -39,7 +39,7 @@ class SlotPool:
     Raises
     ------
     UsageError
-        The host's shared memory has no room for three snapshots; nothing is left of them.
+        The host's shared memory has no room for all slots of the task; nothing is left of them.
     """
 
     def __init__(self, slots: SlotDir, task: TaskId, form: Form, block: int, *, at_once: bool = True) -> None:
@@ -62,7 +62,7 @@ class SlotPool:
         whole = [entry[0] for entry in self._table.whole(self._task)]
         coming = [index for index in whole if gone(self._table.owner(index))]
         missing = self._slots.room - len(self.own) - len(coming)
-        size = Layout.of(self._block, self._rooms, self._history_room).size
+        size = SlotLayout.of(self._block, self._rooms, self._history_room).size
         if missing * size > left_in(self._slots.path):
             raise no_room(self._slots.path, size, f"{missing} of them are needed")
         if at_once:
@@ -88,7 +88,7 @@ class SlotPool:
 
     def _make(self, index: int) -> None:
         """Give a slot in state MAKING its memory."""
-        layout = Layout.of(self._block, self._rooms, self._history_room)
+        layout = SlotLayout.of(self._block, self._rooms, self._history_room)
         try:
             self.own[index] = OwnSlot(SlotFile.make(self._slots.file(index), layout))
         except BaseException:
@@ -99,7 +99,7 @@ class SlotPool:
     def ready(self, lengths: Sequence[int], pairs: int) -> int:
         """Return a slot to begin, with room for parts of these lengths and so many pairs of history.
 
-        To be asked while the host holds fewer than three snapshots of the task: there is one then, or it is made.
+        To be asked while the host holds fewer snapshots of the task than it may: there is one then, or it is made.
 
         Raises
         ------

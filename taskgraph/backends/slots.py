@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import mmap
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from taskgraph._native.slots import SlotTable
 from taskgraph.backends.processes import Process, alive
 from taskgraph.backends.slot_file import Held, SlotFile, read_head
 from taskgraph.ids import Epoch, Generation, TaskId
+from taskgraph.plan.grid import SLOTS
 
 CAPACITY = 16384
 """Slots that a host may have: 64 bytes each are set aside."""
-KEPT = 3
-"""Snapshots of a task that a host keeps at most, the safe one included."""
 
 _START_BITS = 42
 
@@ -35,7 +34,7 @@ class Refusal(Enum):
     """Why something was not done. None of these is an error."""
 
     FENCED = "the generation is over on this host"
-    FULL = "the host holds three snapshots of the task: the next commit frees one"
+    FULL = "the host holds as many snapshots of the task as it may: the next commit frees one"
     HELD = "the host holds this snapshot already"
     GONE = "the snapshot is not there any more"
     DAMAGED = "the content does not match its checksum"
@@ -51,7 +50,7 @@ class SlotDir:
 
     def __init__(self, path: Path, table: SlotTable) -> None:
         self.path = path
-        self.room = KEPT
+        self.room = SLOTS
         """Slots that a task has: one more where boundaries are held back, so that nobody waits for these."""
         self.table = table
         self.admits = table.admits
@@ -214,18 +213,6 @@ class SlotDir:
         """Free what a commit that was received made unnecessary: all below its safe boundary. None or FENCED."""
         fenced = self.table.free_below(boundary, generation, -1 if task is None else task) == native.FENCED
         return Refusal.FENCED if fenced else None
-
-    def reclaim(self, keep: Collection[TaskId] = ()) -> int:
-        """Give back the memory of slots that hold nothing and that nobody will write to again; return how many.
-
-        `keep` names the tasks that this host holds: a new holder takes their slots over, which costs less.
-        """
-        count = 0
-        for index, cycle, task, owner, _ in self.table.others():
-            if task not in keep and gone(owner) and self.table.take(index, cycle, task, self.owner):
-                self.drop(index)
-                count += 1
-        return count
 
     def drop(self, index: int) -> None:
         """Remove a slot of ours that is not whole, file and entry."""

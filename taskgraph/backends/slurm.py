@@ -96,7 +96,7 @@ def slurmd_port(environ: Mapping[str, str]) -> int:
     return int(match[1]) if match else _SLURMD_PORT
 
 
-class Standing(Enum):
+class BatchState(Enum):
     """What has become of the batch job that a process was started in."""
 
     RUNS = auto()
@@ -112,19 +112,19 @@ def in_batch_job(environ: Mapping[str, str]) -> bool:
     return environ.get("SLURM_JOB_ID", "").isdigit()
 
 
-def standing(environ: Mapping[str, str]) -> Standing:
+def batch_state(environ: Mapping[str, str]) -> BatchState:
     """Ask what has become of the batch job that a process with this environment was started in."""
     if not in_batch_job(environ):
-        return Standing.RUNS
+        return BatchState.RUNS
     try:
         fields = _fields(environ)
         restarts = environ.get("SLURM_RESTART_COUNT", "0")
         if fields.get("JobState") not in _LIVES or fields.get("Restarts", restarts) != restarts:
-            return Standing.OVER
+            return BatchState.OVER
         hosts = _ask(["scontrol", "show", "hostnames", fields.get("NodeList", "")], environ).split()
     except UsageError as error:  # forgotten: it ended long ago
-        return Standing.OVER if "Invalid job id" in str(error) else Standing.RUNS
-    return Standing.DESERTED if hosts and fields.get("BatchHost", hosts[0]) not in hosts else Standing.RUNS
+        return BatchState.OVER if "Invalid job id" in str(error) else BatchState.RUNS
+    return BatchState.DESERTED if hosts and fields.get("BatchHost", hosts[0]) not in hosts else BatchState.RUNS
 
 
 def requeue_deserted(environ: Mapping[str, str]) -> bool:
@@ -137,7 +137,7 @@ def requeue_deserted(environ: Mapping[str, str]) -> bool:
     UsageError
         Slurm refuses, or cannot be asked.
     """
-    if standing(environ) is not Standing.DESERTED or _fields(environ).get("Requeue") != "1":
+    if batch_state(environ) is not BatchState.DESERTED or _fields(environ).get("Requeue") != "1":
         return False
     requeue(int(environ["SLURM_JOB_ID"]), environ)
     return True

@@ -1,4 +1,4 @@
-"""What the worker needs of the connections between ranks, and the one that is MPI."""
+"""What the worker needs of the connections between ranks."""
 
 from __future__ import annotations
 

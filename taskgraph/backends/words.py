@@ -3,7 +3,7 @@
 A file of the host's directory, mapped by each rank and by the keeper, one line of 64 bytes for each rank of the host,
 so that no two ranks share a cache line::
 
-    word 0   abort: 0 = run on; g > 0 = generation g is over; OVER = the job is over
+    word 0   abort: 0 = run on; g > 0 = every generation below g is over; OVER = the job is over
     word 1   progress: the epoch that the rank is in
     word 2   working: the task whose code the rank runs, plus 1; 0 = of none
     word 3   when it entered that epoch, in ns since 1970; 0 = it has entered none yet

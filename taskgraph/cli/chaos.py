@@ -38,9 +38,9 @@ class _Range(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     epilog="Example: taskgraph chaos --runs 50 -- mpirun --with-ft ulfm -n 4 python driver.py",
 )
 @click.option("--runs", default=20, show_default=True, type=click.IntRange(1), help="Runs with failures.")
-@click.option("--seed", default=0, show_default=True, help="Of the first run; the next has the next.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the first run; each later run adds 1.")
 @click.option("--kills", default="1-5", show_default=True, type=_Range(), help="Failures in a run.")
-@click.option("--hosts", is_flag=True, help="Kill whole hosts too; give them by TASKGRAPH_RANKS_PER_HOST.")
+@click.option("--hosts", is_flag=True, help="Kill whole hosts too; define them with TASKGRAPH_RANKS_PER_HOST.")
 @click.option("--faults", multiple=True, help="Instead of seeds: what TASKGRAPH_FAULTS takes, one run for each.")
 @click.option("--timeout", default=120.0, show_default=True, help="Seconds until a run counts as hung.")
 @click.option("--keep", type=click.Path(path_type=Path), help="Directory for the output of runs that are not right.")

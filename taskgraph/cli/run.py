@@ -13,27 +13,16 @@ import click
 from taskgraph._native.mpi import built_with
 from taskgraph.backends import slurm
 from taskgraph.backends.mpirun import Where, find_launcher, launch_line
+from taskgraph.cli.driver import DriverCommand
 from taskgraph.errors import TaskgraphError, UsageError
 from taskgraph.plan.ending import PAUSED
 from taskgraph.run.supervisor import Supervisor
 
 
-class _Launch(click.Command):
-    """Options of ours and of the launcher come before the driver; all after it is the driver's."""
+class _Launch(DriverCommand):
+    """Options of ours and of the launcher come before the driver, which may be a module or any program."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the driver and its arguments off first."""
-        at = driver_at(args)
-        ctx.obj = program(args[at:])
-        return super().parse_args(ctx, args[:at])
-
-
-def driver_at(words: Sequence[str]) -> int:
-    """Return where the driver begins: at ``--``, at the first Python file, or at ``-m``."""
-    for at, word in enumerate(words):
-        if word in ("--", "-m") or word.endswith(".py"):
-            return at
-    return len(words)
+    marks = ("--", "-m")
 
 
 def program(words: Sequence[str]) -> list[str]:
@@ -47,10 +36,10 @@ def program(words: Sequence[str]) -> list[str]:
     cls=_Launch,
     context_settings={"ignore_unknown_options": True},
     options_metavar="[-n N] [--relaunches K] [MPIRUN OPTIONS]",
-    epilog="Example: taskgraph run -n 8 driver.py --size 1000. What is no Python file comes after a double dash.",
+    epilog="Example: taskgraph run -n 8 driver.py --size 1000. Put a program that is not a Python file after --.",
 )
 @click.option("-n", "-np", "--np", "ranks", type=click.IntRange(1), help="Ranks; by default one for each core.")
-@click.option("--relaunches", default=100, show_default=True, type=click.IntRange(0), help="At most.")
+@click.option("--relaunches", default=100, show_default=True, type=click.IntRange(0), help="Relaunches at most.")
 @click.option("--requeue", is_flag=True, help="When the job was paused, let Slurm queue it again.")
 @click.option("--dry-run", is_flag=True, help="Print the launch line and do nothing.")
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="DRIVER.PY [ARGUMENTS]")
@@ -60,13 +49,13 @@ def run(
 ) -> None:
     """Run a driver under the MPI that taskgraph was compiled for.
 
-    When the launcher ends while the job is not over, be it that a rank died which it does not survive or that it was
-    killed itself, it is started again, and the job goes on from what is left in shared memory. The status is the job's.
+    If the launcher ends before the job is over, because it was killed or because a rank died that it does not survive,
+    it is started again, and the job goes on from what is left in shared memory. The status is the job's.
 
-    SIGUSR1 asks the job to write a checkpoint and end, with status 75, so that another run goes on from there; so does
-    SIGTERM, which ends a job that writes no checkpoints.
+    SIGUSR1 makes the job write a checkpoint and end with status 75, so that another run goes on from there. SIGTERM
+    does the same, and ends a job that writes no checkpoints.
     """
-    words: list[str] = ctx.obj
+    words = program(ctx.obj)
     try:
         if not words:
             raise UsageError("no driver: name a Python file, or write the command after a double dash")
@@ -94,18 +83,25 @@ def where(given: slurm.Allocation | None, ranks: int | None, attempt: int) -> Wh
     cores = os.cpu_count() or 1
     if given is None:
         return Where(ranks=ranks or cores, cores=cores)
-    if given.cores > cores:  # Slurm was told of more than there are
-        cores = 0
+    oversubscribed = given.cores > cores  # Slurm was told of more than there are
     wanted = ranks or given.ranks
     live = slurm.live_hosts(tuple(given.slots), os.environ) if attempt else tuple(given.slots)
     if len(live) == len(given.slots):
         slots = dict(given.slots)
-        return Where(ranks=wanted, cores=cores, hosts=len(slots), in_slurm=True, again=attempt > 0)
+        return Where(
+            ranks=wanted,
+            cores=cores,
+            oversubscribed=oversubscribed,
+            hosts=len(slots),
+            in_slurm=True,
+            again=attempt > 0,
+        )
     slots = {host: given.slots[host] for host in live}
     _say(f"{len(live)} of {len(given.slots)} hosts answer: {', '.join(live) or 'none'}")
     return Where(
         ranks=min(wanted, max(sum(slots.values()), 1)),
         cores=cores,
+        oversubscribed=oversubscribed,
         slots=slots,
         hosts=max(len(slots), 1),
         in_slurm=True,

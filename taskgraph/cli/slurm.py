@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 import click
 
+from taskgraph.cli.driver import DriverCommand
+
 _TIME = re.compile(r"\d+|(\d+-)?\d+(:\d+){0,2}")
 
 _SCRIPT = """\
@@ -19,14 +21,14 @@ _SCRIPT = """\
 #SBATCH --time={time}
 #SBATCH --no-kill                   # a host that is lost does not end the job: it goes on on the others
 #SBATCH --requeue                   # the loss of the first host, or of all, leads to another run of it
-#SBATCH --open-mode=append          # which adds to what this one has printed
+#SBATCH --open-mode=append          # a rerun appends to the output
 #SBATCH --signal=B:USR1@{warn}         # seconds before the time limit: time for a checkpoint
 {more}
-# Ranks share no core with each other's numerical libraries.
+# Threads of the numerical libraries in each rank.
 export OMP_NUM_THREADS={threads}
 
-# It picks the flags of mpirun, launches the job again on the hosts that are left, and after the signal above, or before
-# a preemption, ends it with a checkpoint and lets Slurm queue it again. Before it can do that, the signal is ignored.
+# taskgraph run picks the flags of mpirun and relaunches the job on the hosts that are left. After the signal above, or
+# before a preemption, it ends the job with a checkpoint and has it queued again. Until it is up, the signal is ignored.
 trap '' USR1
 exec {command}
 """
@@ -37,16 +39,6 @@ def slurm() -> None:
     """Run jobs under Slurm."""
 
 
-class _Script(click.Command):
-    """Options come before the driver; all after it is the driver's."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take the driver and its arguments off first."""
-        at = next((at for at, word in enumerate(args) if word.endswith(".py")), len(args))
-        ctx.obj = args[at:]
-        return super().parse_args(ctx, args[:at])
-
-
 def _check_time(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not _TIME.fullmatch(value):
         raise click.BadParameter(f"{value!r} is no time of Slurm's: write minutes, or 1-12:00:00")
@@ -54,15 +46,27 @@ def _check_time(ctx: click.Context, param: click.Parameter, value: str) -> str:
 
 
 @slurm.command(
-    cls=_Script,
+    cls=DriverCommand,
     options_metavar="[OPTIONS] DRIVER.PY [ARGUMENTS]",
     epilog="Example: taskgraph slurm script --hosts 4 --checkpoint file:///scratch/me/c driver.py > job.sh",
 )
-@click.option("--hosts", default=2, show_default=True, type=click.IntRange(1))
-@click.option("--ranks", default=1, show_default=True, type=click.IntRange(1), help="On each host.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of numerical libraries.")
-@click.option("--time", default="1:00:00", show_default=True, callback=_check_time, help="Limit.")
-@click.option("--warn", default=120, show_default=True, type=click.IntRange(5), help="Seconds to write a checkpoint.")
+@click.option("--hosts", default=2, show_default=True, type=click.IntRange(1), help="Number of hosts.")
+@click.option("--ranks", default=1, show_default=True, type=click.IntRange(1), help="Ranks on each host.")
+@click.option(
+    "--threads",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Threads of numerical libraries in each rank.",
+)
+@click.option("--time", default="1:00:00", show_default=True, callback=_check_time, help="Time limit.")
+@click.option(
+    "--warn",
+    default=120,
+    show_default=True,
+    type=click.IntRange(5),
+    help="Seconds before the limit at which the job is told to write a checkpoint.",
+)
 @click.option("--partition", help="Where to queue.")
 @click.option("--checkpoint", help="URL of the checkpoints, the same place for all hosts.")
 @click.option("--backups", type=click.IntRange(0), help="Copies of each task's state on other hosts.")

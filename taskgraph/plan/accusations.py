@@ -39,7 +39,7 @@ class Accusations:
         return bool(self._pending or self._held)
 
     def hold(self, ranks: Iterable[Rank], dead: Collection[Rank], at: float) -> list[Rank]:
-        """Take that MPI reports ranks as failed; return for which `release` is to be called in a moment."""
+        """Note that MPI reports ranks as failed; return for which `release` is to be called in a moment."""
         fresh = [rank for rank in ranks if rank not in dead and rank not in self._held]
         self._held.update(dict.fromkeys(fresh, at))
         return fresh

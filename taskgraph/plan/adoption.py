@@ -44,5 +44,8 @@ def ends_with(decision: Decision, epochs: int | None, no_end: int) -> int:
 
 
 def to_be_told(decision: Decision) -> tuple[Rank, ...]:
-    """Return the ranks that the root tells that they are listed no more: one may live, cut off from etcd, and wait."""
+    """Return the ranks that the root tells they are no longer listed.
+
+    One may still be alive, cut off from etcd and waiting.
+    """
     return decision.gone

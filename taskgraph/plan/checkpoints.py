@@ -1,9 +1,10 @@
 """Which checkpoint to go on from, which to remove, and when to write the next.
 
 Rule 1: a checkpoint without a valid manifest does not exist. Rule 2: those of a job that has finished count no more.
-Rule 3: the last run to begin afresh rules, and of the runs that went on from it the last: an earlier one may still
-write, cut off. Rule 4: what was written in a history that was given up does not count (`taskgraph.plan.lineage`).
-Rule 5: one is removed only once two newer ones are complete, and only by the run that wrote the newest.
+Rule 3: only the last run that began afresh counts, and of the runs that continued it the last; an earlier one, cut
+off, may still be writing. Rule 4: what was written in a history that was given up does not count
+(`taskgraph.plan.lineage`). Rule 5: one is removed only once two newer ones are complete, and only by the run that wrote
+the newest.
 """
 
 from __future__ import annotations

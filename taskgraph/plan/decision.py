@@ -56,8 +56,7 @@ class Decision:
     gone
         All ranks of earlier generations that are not in this one.
     earlier
-        Of the generations before the first of this launch: number and boundary resumed from. See
-        `taskgraph.plan.relaunch`.
+        Number and resume boundary of each generation of earlier launches. See `taskgraph.plan.relaunch`.
     why
         Why this boundary; goes to the log and to the person as it is.
     by

@@ -42,7 +42,7 @@ class Delivery:
         return calls
 
     def passed(self, safe: Epoch) -> None:
-        """Take that all calls below have been made."""
+        """Note that all calls below have been made."""
         self._upto = dict.fromkeys(self._upto, safe)
 
     def exited(self, tasks: Iterable[TaskId], end: Epoch) -> None:

@@ -62,8 +62,8 @@ class Tombstone:
     at
         When, in seconds since 1970 by the reporter's clock: to be shown, never compared.
     working
-        Where the death of a process was seen: whose code it ran. None: nobody's, an injected fault hit it, or that is
-        not known.
+        The task and epoch whose code the process ran when it died, where its end was seen. None: it ran none, an
+        injected fault hit it, or it is not known.
     """
 
     ranks: tuple[Rank, ...]

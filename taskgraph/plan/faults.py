@@ -41,7 +41,7 @@ class Fault:
     phase
         One of `taskgraph.trace.PHASES`, or one point of it, as ``send.middle``.
     nth
-        The how-manieth time that the rank comes there in that epoch, or since it, from 1.
+        Hit the nth time that the rank comes there in that epoch, or since it, counted from 1.
 
     Raises
     ------

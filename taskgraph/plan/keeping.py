@@ -106,7 +106,10 @@ HOLD_S = 120.0
 
 
 def patience_s(phase: Phase, keeps_etcd: bool) -> float:
-    """Return how long a phase waits at most, in seconds: where the job ends with its launcher, below ten together."""
+    """Return how long a phase waits at most, in seconds.
+
+    Where the job ends with its launcher they add up to less than ten.
+    """
     if phase is Phase.CLEARING:
         return 4.0
     if phase is Phase.HOLDING:
@@ -122,5 +125,5 @@ def step(phase: Phase, fact: Fact) -> tuple[Phase, tuple[Do, ...]]:
 
 
 def verdict(ending: Ending) -> Fact:
-    """Tell whether an ending is one whose stragglers are killed: a status that users chose for themselves is none."""
+    """Tell whether ranks that do not notice an ending are killed: not for a status that the program itself chose."""
     return Fact.FAILED if ending.status != 0 and ending.message else Fact.SUCCEEDED

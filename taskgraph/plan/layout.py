@@ -75,7 +75,7 @@ def assign(num_tasks: int, hosts: Sequence[Host], backups: int, placement: Place
     load = Load(candidates)
     replicas = []
     for task in range(num_tasks):
-        # Neighbouring tasks lie close: blocks where a rank has several, spread out where it has less than one.
+        # Neighboring tasks lie close: blocks where a rank has several, spread out where it has less than one.
         primary = task * workers // num_tasks
         chosen = _backups(primary, hosts, backups, load)
         for rank in chosen:

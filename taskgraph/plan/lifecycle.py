@@ -5,7 +5,8 @@ its host.
 
 Rule 1: a job ends once. The first ending that a unit hears of is delivered, and no other.
 Rule 2: nothing of another run is ever taken for ours. A keeper may be there before its run has claimed the name, so it
-waits (JOINING) and looks at nothing but the key ``run``. Rule 3: an outage of etcd ends nothing.
+waits (JOINING) and looks at nothing but the key ``run``. Rule 3: an outage of etcd ends nothing, nor does the loss of
+its data.
 """
 
 from __future__ import annotations
@@ -60,13 +61,6 @@ class RunIsOurs:
 @dataclass(frozen=True, slots=True)
 class RunIsAbsent:
     """There is no key ``run``."""
-
-    @property
-    def ending(self) -> Ending:
-        """What that means for a job that runs."""
-        return Ending(
-            status=1, message="etcd has lost the keys of this run: it was wiped, or restored from an older state"
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +122,8 @@ class Do(Enum):
     """Set the abort words of the host."""
     ANSWER_LOST = auto()
     """Tell whoever asked for an end that another was first."""
+    LOSE_ETCD = auto()
+    """Do without etcd: a job to which nothing happens does not need it."""
     LOG_OUTAGE = auto()
     LOG_RETURN = auto()
 
@@ -144,7 +140,7 @@ TABLE: dict[tuple[State, type], tuple[State, tuple[Do, ...]]] = {
     (State.JOINING, EtcdAway): (State.JOINING, (Do.LOG_OUTAGE,)),
     (State.JOINING, EtcdBack): (State.JOINING, (Do.LOG_RETURN,)),
     (State.RUNNING, RunIsOurs): (State.RUNNING, ()),
-    (State.RUNNING, RunIsAbsent): (State.OVER, _END),
+    (State.RUNNING, RunIsAbsent): (State.RUNNING, (Do.LOSE_ETCD,)),
     (State.RUNNING, RunIsAnothers): (State.OVER, _END),
     (State.RUNNING, StatusSeen): (State.OVER, _END),
     (State.RUNNING, EndAsked): (State.RUNNING, (Do.WRITE_STATUS,)),

@@ -1,7 +1,7 @@
 """What ranks say to each other besides values, and what becomes of a message of another generation.
 
-The header of every message names its generation. The tag carries only some bits of it, so that a receive may match a
-message that is not meant for it; the header decides.
+Only the header names the generation of a message. The compiled wire (`taskgraph._native.wire`) delivers, keeps or drops
+by it; `fate` is the same rule for the simulator, and tells the worker when to answer `Topic.FENCED`.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class Replicate(NamedTuple):
     ----------
     base
         See `replication.Sending`.
-    safe
-        Goes along: the newest commit that this rank received.
+    known
+        The newest commit that this rank received; it travels with the snapshot.
     """
 
     to: Rank

@@ -16,15 +16,15 @@ def gives_up(away_s: float, still_s: float, *, own: bool, failure_known: bool, l
     Parameters
     ----------
     away_s
-        Since when, in seconds.
+        Seconds since etcd last answered.
     still_s
-        Since when this rank has not finished an epoch, in seconds.
+        Seconds since this rank last finished an epoch.
     own
         The job brought its etcd itself; else it is the user's, who may take their time.
     failure_known
         A rank is dead, so that a new generation is due.
     lost_after_s
-        The option `etcd_lost_after`.
+        The option `etcd_lost_after_s`.
     """
     if own or failure_known:
         return away_s > lost_after_s

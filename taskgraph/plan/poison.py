@@ -8,7 +8,7 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Tombstone, Work
 
 DEATHS = 3
-"""So many deaths of ranks that ran code of one task in one epoch end the job."""
+"""The job ends after so many deaths of ranks that ran one task's code in one epoch."""
 
 
 def poisoned(tombstones: Iterable[Tombstone]) -> Ending | None:

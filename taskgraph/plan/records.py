@@ -1,4 +1,4 @@
-"""The keys of a job in etcd that recovery is about, and the transactions on them.
+"""The keys of a job in etcd, and the transactions of recovery on them; `taskgraph.plan.news` reads them.
 
 Every write is a transaction: it creates keys, and only if certain others are absent. The condition that the key ``run``
 still names this run is the coordinator's own (`belongs`).
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from taskgraph.ids import Epoch, Generation, Host, Rank
 from taskgraph.plan.decision import Decision
@@ -17,11 +16,21 @@ from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
 from taskgraph.plan.holdings import Holdings
 from taskgraph.plan.manifest import Name
+from taskgraph.plan.news import CheckpointFailed, CheckpointWanted, PauseAsked
 
+RUN = "run"
+"""The identity of the run that the keys belong to."""
 STATUS = "status"
+PROGRESS = "progress"
+TOLD = "told"
+"""Which rank prints what no rank has said."""
 WANTED = "checkpoint/wanted"
 NEWEST = "checkpoint/newest"
 PAUSE = "checkpoint/pause"
+DEAD = "dead/"
+"""What the keys of all tombstones begin with."""
+HOSTS = "hosts/"
+"""What the keys of all leases begin with."""
 
 
 def failed_key(boundary: Epoch, generation: Generation) -> str:
@@ -31,12 +40,17 @@ def failed_key(boundary: Epoch, generation: Generation) -> str:
 
 def dead_key(rank: Rank) -> str:
     """Return the key of a rank's tombstone."""
-    return f"dead/{rank}"
+    return f"{DEAD}{rank}"
+
+
+def rank_key(rank: Rank) -> str:
+    """Return the key of where a rank runs."""
+    return f"ranks/{rank}"
 
 
 def host_key(host: Host) -> str:
     """Return the key that a host's lease holds."""
-    return f"hosts/{host}"
+    return f"{HOSTS}{host}"
 
 
 def holds_key(generation: Generation, host: Host) -> str:
@@ -97,7 +111,7 @@ def begin(decision: Decision, newest: Name | None = None) -> Write:
 def want(wanted: CheckpointWanted) -> Write:
     """Ask for a checkpoint."""
     value = json.dumps([wanted.boundary, wanted.generation, wanted.at_once]).encode()
-    return Write({WANTED: value}, must_be_newest(wanted.generation))
+    return Write({WANTED: value}, excluded_by_decision(wanted.generation))
 
 
 def pause(asked: PauseAsked) -> Write:
@@ -109,20 +123,16 @@ def fail_checkpoint(failed: CheckpointFailed) -> Write:
     """Say that a rank cannot do its part of a checkpoint."""
     value = json.dumps([failed.boundary, failed.generation, failed.rank, failed.why]).encode()
     key = failed_key(failed.boundary, failed.generation)
-    return Write({key: value}, (key, *must_be_newest(failed.generation)))
+    return Write({key: value}, (key, *excluded_by_decision(failed.generation)))
 
 
 def complete(name: Name) -> Write:
     """Say that a checkpoint is complete, if its generation is still the newest.
 
-    Else the next may have resumed below it, not knowing of it: it is then of a history that was given up.
+    Otherwise the next generation, not knowing of it, may have resumed below it, and it belongs to a history that was
+    given up.
     """
-    return Write({NEWEST: str(name).encode()}, must_be_newest(name.generation))
-
-
-def must_be_newest(generation: Generation) -> tuple[str, ...]:
-    """Return what must be absent for a word of `generation` about checkpoints to count: the next one."""
-    return (decision_key(generation + 1),)
+    return Write({NEWEST: str(name).encode()}, excluded_by_decision(name.generation))
 
 
 def excluded_by_status() -> tuple[str, ...]:
@@ -136,7 +146,7 @@ def conclude(generation: Generation, ending: Ending) -> Write:
 
 
 def excluded_by_decision(generation: Generation) -> tuple[str, ...]:
-    """Return what must be absent for `generation` to end the job: the next one."""
+    """Return what must be absent for `generation` to end the job, or to say something of checkpoints: the next one."""
     return (decision_key(generation + 1),)
 
 
@@ -151,143 +161,3 @@ def fail(rank: Rank, generation: Generation, ending: Ending) -> Write:
 def must_be_current(rank: Rank, generation: Generation) -> tuple[str, ...]:
     """Return what must be absent for an error of `rank` in `generation` to count."""
     return (dead_key(rank), decision_key(generation + 1))
-
-
-@dataclass(frozen=True, slots=True)
-class RankDead:
-    """A tombstone was seen."""
-
-    rank: Rank
-    tombstone: Tombstone
-
-
-@dataclass(frozen=True, slots=True)
-class HostKnown:
-    """A host holds its lease."""
-
-    host: Host
-
-
-@dataclass(frozen=True, slots=True)
-class HostSilent:
-    """The lease of a host has expired."""
-
-    host: Host
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A host has said what it holds."""
-
-    generation: Generation
-    holdings: Holdings
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """A generation has begun."""
-
-    decision: Decision
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The job is over."""
-
-    ending: Ending
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointWanted:
-    """The snapshots of a boundary are to go into a checkpoint.
-
-    Attributes
-    ----------
-    at_once
-        As soon as they are whole, for the job is about to end; otherwise once the boundary is safe, which it may be
-        only an epoch later.
-    """
-
-    boundary: Epoch
-    generation: Generation
-    at_once: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class PauseAsked:
-    """The job is to end before it is finished, with a checkpoint to go on from: a rank was told so."""
-
-    rank: Rank
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointFailed:
-    """A rank cannot do its part of a checkpoint.
-
-    Attributes
-    ----------
-    why
-        Empty: it heard of it too late.
-    """
-
-    boundary: Epoch
-    generation: Generation
-    rank: Rank
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointComplete:
-    """A checkpoint exists."""
-
-    name: Name
-
-
-Checkpoints: TypeAlias = CheckpointWanted | CheckpointFailed | CheckpointComplete | PauseAsked
-News: TypeAlias = RankDead | HostKnown | HostSilent | Published | Decided | Ended | Checkpoints
-
-
-def read(key: str, value: bytes) -> News | None:
-    """Say what a new value of a key means to recovery; None: nothing. Raises ValueError where it cannot be read."""
-    match key.split("/"):
-        case ["dead", rank]:
-            return RankDead(int(rank), Tombstone.decode(value))
-        case ["hosts", host]:
-            return HostKnown(host)
-        case ["gen", generation, "holds", _]:
-            return Published(int(generation), Holdings.decode(value))
-        case ["gen", _, "decision"]:
-            return Decided(Decision.decode(value))
-        case ["status"]:
-            return Ended(Ending.decode(value))
-        case ["checkpoint", what, *_]:
-            return _read_checkpoint(what, value)
-    return None
-
-
-def _read_checkpoint(what: str, value: bytes) -> News | None:
-    try:
-        match what:
-            case "wanted":
-                boundary, generation, at_once = json.loads(value)
-                return CheckpointWanted(int(boundary), int(generation), bool(at_once))
-            case "pause":
-                rank, why = json.loads(value)
-                return PauseAsked(int(rank), str(why))
-            case "failed":
-                boundary, generation, rank, why = json.loads(value)
-                return CheckpointFailed(int(boundary), int(generation), int(rank), str(why))
-            case "newest":
-                return CheckpointComplete(Name.read(value.decode()))
-    except TypeError as error:
-        raise ValueError(f"not a word about a checkpoint: {value[:80]!r}") from error
-    return None
-
-
-def read_deleted(key: str) -> News | None:
-    """Say what the disappearance of a key means to recovery; None: nothing."""
-    match key.split("/"):
-        case ["hosts", host]:
-            return HostSilent(host)
-    return None

@@ -31,9 +31,9 @@ def first_generation(attempt: int) -> Generation:
     return attempt * GENERATIONS
 
 
-def run_of(attempt: int, lineage: str) -> str:
+def run_of(attempt: int, series: str) -> str:
     """Return the identity of the run that an attempt is, for the key ``run``: so that each fences the one before."""
-    return f"{attempt:03x}{lineage}"
+    return f"{attempt:03x}{series}"
 
 
 def is_successor(run: str, of: str) -> bool:
@@ -94,10 +94,10 @@ class GiveUp:
     why: str
 
 
-Verdict: TypeAlias = Done | Relaunch | GiveUp
+Outcome: TypeAlias = Done | Relaunch | GiveUp
 
 
-def after(attempts: Sequence[Attempt], limit: int) -> Verdict:
+def after(attempts: Sequence[Attempt], limit: int) -> Outcome:
     """Say what follows.
 
     Parameters
@@ -130,7 +130,7 @@ def _tells_of_signal(status: int) -> bool:
     return status < 0 or 128 < status <= 128 + 64
 
 
-def _ended_by_itself(last: Attempt) -> Verdict:
+def _ended_by_itself(last: Attempt) -> Outcome:
     """Judge a driver that never started its job: it may be no driver at all, and have ended well."""
     if last.status == 0:
         return Done(0)

@@ -2,11 +2,11 @@
 
 Rule 1: only snapshots of the history that is still true count. Rule 2: until a boundary later than the first is safe,
 the first counts as held for every task: `init`, or the checkpoint that the job started from, can make it again. Rule 3:
-a task is lost when no host of its current layout is live, even where another host still has an older snapshot of it:
-what was committed meanwhile, those who could know may all be dead. Then, or where the boundary lies below one that held
-before, the resumption may undo what was committed, and says so. Rule 4: a task that protects nothing is held
-everywhere, but only up to a boundary whose commit somebody heard of: later ones may be the end of the job without
-anybody left to know. Rule 5: a complete checkpoint holds its boundary, which was safe, for every task, whoever is left.
+a task is lost when no host of its current layout is live, even if another host still has an older snapshot: whoever
+knew what was committed since may be dead. Then, or where the boundary lies below the previous resume boundary, resuming
+may undo commits, and says so. Rule 4: a task that protects nothing is held everywhere, but only up to a boundary whose
+commit somebody heard of: at a later one the job may have ended, with nobody left who knows. Rule 5: a complete
+checkpoint holds its boundary, which was safe, for every task, whoever is left.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from taskgraph.ids import Epoch, Host, TaskId
+from taskgraph.plan.checkpoints import few
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.holdings import NO_END, Held, Holdings, Known
 from taskgraph.plan.lineage import History, is_valid, still_true
@@ -79,25 +80,14 @@ def resume(
         safe = max(safe, checkpoint.boundary)
     held = _held(before, holdings, history)
     lost = tuple(task for task in range(len(held)) if is_lost(before.hosts_of(task), holdings.keys()))
-    from_start = first_is_held(safe, before.first)
-
-    def has(task: TaskId, boundary: Epoch, limit: Epoch) -> bool:
-        return (
-            boundary in held[task]
-            or (from_start and boundary == before.first)
-            or (task in before.stateless and boundary <= limit)
-        )
-
-    def newest(limit: Epoch) -> Epoch | None:
-        return max((b for b in candidates if all(has(task, b, limit) for task in range(len(held)))), default=None)
-
-    candidates = {boundary for of_task in held for boundary in of_task} | {before.first, safe}
-    boundary = newer(newest(safe), checkpoint)
+    cuts = _Cuts(before, held, safe)
+    boundary = newer(cuts.newest(safe), checkpoint)
     if boundary is None:
-        return _no_cut(held, candidates, lost, safe, delivered)
+        return _no_cut(held, cuts.candidates, lost, safe, delivered)
     holders = tuple(frozenset(of_task.get(boundary, {})) for of_task in held)
     rebuild = tuple(task for task, some in enumerate(holders) if not some)
-    beyond = newest(max(candidates)) != boundary  # what a task that protects nothing took along may have been committed
+    # What a task that protects nothing took along may have been committed.
+    beyond = cuts.newest(max(cuts.candidates)) != boundary
     undoes = beyond or may_undo(boundary, safe, before, [task for task in lost if task not in before.stateless])
     source = checkpoint if checkpoint is not None and checkpoint.boundary == boundary else None
     why = f"boundary {boundary} is held of all {len(held)} tasks" + _exceptions(rebuild, source, lost, undoes)
@@ -113,6 +103,29 @@ def resume(
         lost=lost,
         why=why,
     )
+
+
+class _Cuts:
+    """The boundaries that may be held of every task."""
+
+    def __init__(self, before: Decision, held: list[dict[Epoch, dict[Host, Held]]], safe: Epoch) -> None:
+        self.candidates = {boundary for of_task in held for boundary in of_task} | {before.first, safe}
+        self._before = before
+        self._held = held
+        self._from_start = first_is_held(safe, before.first)
+
+    def has(self, task: TaskId, boundary: Epoch, limit: Epoch) -> bool:
+        """Whether a task is held at a boundary; one that protects nothing is at those up to `limit`."""
+        return (
+            boundary in self._held[task]
+            or (self._from_start and boundary == self._before.first)
+            or (task in self._before.stateless and boundary <= limit)
+        )
+
+    def newest(self, limit: Epoch) -> Epoch | None:
+        """Return the newest that all tasks are held at."""
+        tasks = range(len(self._held))
+        return max((b for b in self.candidates if all(self.has(task, b, limit) for task in tasks)), default=None)
 
 
 def counts(checkpoint: Name, history: History) -> bool:
@@ -171,9 +184,9 @@ def _said(known: Known, boundary: Epoch, history: History) -> int:
 def _exceptions(rebuild: tuple[TaskId, ...], source: Name | None, lost: tuple[TaskId, ...], undoes: bool) -> str:
     parts = []
     if rebuild:
-        parts.append(f"tasks {_few(rebuild)} made anew" + (f" from checkpoint {source}" if source else ""))
+        parts.append(f"tasks {few(rebuild)} made anew" + (f" from checkpoint {source}" if source else ""))
     if lost:
-        parts.append(f"no host that held tasks {_few(lost)} is left")
+        parts.append(f"no host that held tasks {few(lost)} is left")
     if undoes:
         parts.append("what was committed may be undone")
     return "".join(f"; {part}" for part in parts)
@@ -190,11 +203,5 @@ def _no_cut(
     nothing = tuple(task for task, of_task in enumerate(held) if not of_task)
     best = max(candidates, key=lambda b: sum(b in of_task for of_task in held))
     lacking = nothing or tuple(task for task, of_task in enumerate(held) if best not in of_task)
-    why = f"no boundary is held of every task; tasks {_few(lacking)} stand in the way"
+    why = f"no boundary is held of every task; tasks {few(lacking)} stand in the way"
     return Resume(boundary=None, safe=safe, delivered=delivered, undoes=True, lost=lost, missing=lacking, why=why)
-
-
-def _few(tasks: tuple[TaskId, ...]) -> str:
-    """Name some of many tasks."""
-    names = ", ".join(map(str, tasks[:5]))
-    return f"{names} and {len(tasks) - 5} more" if len(tasks) > 5 else names

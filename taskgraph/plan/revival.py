@@ -1,8 +1,8 @@
 """Where a job that is launched again goes on: from what the hosts still hold of the launches before.
 
-Rule 1: of several histories, that in the snapshot of the highest generation rules: a later generation of which nothing
-is left has committed nothing that it did not have from there. Rule 2: a job of which nothing is left starts anew only
-where nothing can have been committed. Rule 3: a checkpoint that is newer than the best that memory holds rules.
+Rule 1: of several histories, the one in the snapshot of the highest generation counts: a later generation that left no
+snapshot committed nothing beyond it. Rule 2: a job of which nothing is left starts anew only where nothing can have
+been committed. Rule 3: a checkpoint that is newer than the best that memory holds rules.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Inherited:
     slots, known
         As it would publish them.
     generation
-        The newest that one of its snapshots tells of; -1: it has none.
+        The newest generation that wrote one of its snapshots; -1: none.
     history
-        What that one says of generations and boundaries.
+        The resume boundaries recorded in that snapshot.
     """
 
     slots: tuple[Held, ...]

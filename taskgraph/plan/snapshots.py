@@ -54,11 +54,14 @@ class Snapshots:
         return bool(self._pending) and grid.has_room(len(self._kept))
 
     def are_settled(self, safe: Epoch) -> bool:
-        """Whether one of each task is kept, that of the safe boundary, and no copy goes anywhere."""
+        """Whether exactly one snapshot of each task is kept, and none is copied to other hosts.
+
+        It is that of the safe boundary.
+        """
         return not self.tasks or (not self.are_copied and self._kept.keys() == {safe} and self.safe == safe)
 
     def passed(self, boundary: Epoch, safe: Epoch, generation: Generation) -> None:
-        """Take that the rank got from boundary to boundary, and of each task kept that of the safe one."""
+        """Note that the rank has advanced to `boundary` and keeps only the snapshots of the safe one."""
         self._boundary = boundary
         if self.tasks and safe not in self._kept:
             self._kept = {safe: {task: Held(task, safe, generation) for task in self.tasks}}

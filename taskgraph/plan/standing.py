@@ -64,7 +64,7 @@ class Standing:
         return self.end_at < 0 and not is_behind and not self._unheard and not self.tree.has_heard
 
     def passed(self, committed: Epoch, safe: Epoch, delivered: Epoch) -> None:
-        """Take that commits were acted on, up to this one, by somebody else."""
+        """Note that compiled code has acted on all commits up to this one."""
         self.committed, self.safe, self.delivered = committed, safe, delivered
         self.acted, self._unheard = True, False
 
@@ -79,7 +79,7 @@ class Standing:
     def contributed(
         self, source: Rank, contribution: Contribution, own: Callable[[], Level], orders: list[Order]
     ) -> bool:
-        """Take that a child's subtree has finished an epoch; return whether that was passed on."""
+        """Note that a child's subtree has finished an epoch; return whether that was passed on."""
         before = len(orders)
         whole = self.tree.contributed(source, contribution, own, orders)
         if whole is not None:
@@ -87,7 +87,7 @@ class Standing:
         return len(orders) > before or whole is not None
 
     def decided(self, said: Verdict, orders: list[Order]) -> None:
-        """Take that an epoch is finished on every rank."""
+        """Note that an epoch is finished on every rank."""
         if not self.tree.is_leaf:
             self.tree.down(Topic.VERDICT, said.encode(), orders)
         self.committed = said.epoch + 1

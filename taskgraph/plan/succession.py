@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 from taskgraph.config import Placement
 from taskgraph.ids import Generation, Host, Rank
-from taskgraph.plan import records
+from taskgraph.plan import news, records
 from taskgraph.plan.accusations import Accusations
 from taskgraph.plan.acts import (
     Abort,
@@ -43,23 +43,6 @@ from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.poison import poisoned
 from taskgraph.plan.records import Write
-
-__all__ = [
-    "Abort",
-    "Act",
-    "Acts",
-    "Adopt",
-    "Freeze",
-    "HostState",
-    "LeaveDead",
-    "Over",
-    "RaiseFloor",
-    "Succession",
-    "Transact",
-    "Turn",
-    "Wait",
-    "What",
-]
 
 TURN_S = 0.05
 """How much longer each unit in a row waits for what one of them has to do, in seconds."""
@@ -122,41 +105,42 @@ class Succession:
     def must_write(self, generation: Generation) -> bool:
         """Tell, at `Conclude`, whether the status must be in etcd before anyone leaves.
 
-        Ranks outside the generation, and units that have seen a tombstone, hear of the end only there.
+        Ranks outside the generation, and units that have seen a tombstone, hear of the end only there. It may be asked
+        in another thread than the unit's: nothing is gone through.
         """
         return generation > 0 or bool(self._dead) or self._accusations.are_pending
 
     # ---- news from etcd ----
 
-    def hear(self, news: Iterable[records.News]) -> Acts:
+    def hear(self, changes: Iterable[news.News]) -> Acts:
         """Take in what changed in etcd, in order."""
         acts: list[Act] = []
-        for item in news:
+        for item in changes:
             match item:
-                case records.RankDead(rank, tombstone):
+                case news.RankDead(rank, tombstone):
                     self._bury(rank, tombstone)
-                case records.Published(generation, holdings):
+                case news.Published(generation, holdings):
                     self._holdings.setdefault(generation, {})[holdings.host] = holdings
-                case records.Decided(decision):
+                case news.Decided(decision):
                     self._decided(decision, acts)
-                case records.HostSilent(host):
+                case news.HostSilent(host):
                     self._silent.add(host)
                     self._accuse_silent(host, acts)
-                case records.HostKnown(host):
+                case news.HostKnown(host):
                     self._silent.discard(host)
-                case records.CheckpointComplete(name):
+                case news.CheckpointComplete(name):
                     self._checkpoint = name
-                case records.Ended():
+                case news.Ended():
                     self.over = True
         self._go_on(acts)
         return tuple(acts)
 
-    def resync(self, everything: Iterable[records.News]) -> Acts:
+    def resync(self, everything: Iterable[news.News]) -> Acts:
         """Take in everything that etcd holds: at the start, and where events may have been missed."""
-        news = sorted(everything, key=lambda item: not isinstance(item, records.Decided))
-        acts = list(self.hear(news))
-        known = {item.host for item in news if isinstance(item, records.HostKnown)}
-        acts += self.hear([records.HostSilent(host) for host in self._living if host not in known])
+        found = sorted(everything, key=lambda item: not isinstance(item, news.Decided))
+        acts = list(self.hear(found))
+        known = {item.host for item in found if isinstance(item, news.HostKnown)}
+        acts += self.hear([news.HostSilent(host) for host in self._living if host not in known])
         return tuple(acts)
 
     def _decided(self, decision: Decision, acts: list[Act]) -> None:

@@ -61,18 +61,19 @@ class OutboundChannel(Protocol):
         Parameters
         ----------
         value
-            Any array; dtype, shape and bytes arrive as they are. What is small, what goes to a task of the same rank
-            and memory of a protected array is copied; any other large array is borrowed: it is read-only until the
-            epoch ends (views made before are yours to mind). NumPy scalars, subclasses of ndarray and every other
-            object keep their type through pickle 5, and are copied.
+            Any array; it arrives with its dtype, shape and bytes. It is copied if it is small, goes to a task of the
+            same rank, or lies in the memory of a protected array. Any other large array is borrowed: read-only until
+            the epoch ends. Views made before stay writable; do not write through them. NumPy scalars, ndarray
+            subclasses and all other objects are pickled (protocol 5), keep their type, and are copied.
         copy
             True: never borrow.
 
         Raises
         ------
+        GraphError
+            A second value in one epoch.
         UsageError
-            A second value in one epoch, a call outside the `compute` of the processor that the channel belongs to, or
-            a memoryview.
+            A call outside the `compute` of the processor that the channel belongs to, or a memoryview.
         """
 
 

@@ -64,13 +64,13 @@ class Framework:
         Parameters
         ----------
         name
-            Of the state, once a task.
+            Name of the state, unique within the task.
         array
             Initial value. It is copied, in its own memory layout; the array returned is the state from then on: keep
             it, and write into it in place.
         save, load
-            Instead of an array, for state that is none or grows: `save()` returns bytes at a boundary, `load(bytes)`
-            puts the state back. Neither may look at anything that is not restored as well.
+            Instead of an array, for state that is not one or that changes size: `save()` returns bytes at a boundary,
+            `load(bytes)` puts them back. Both may use only what is protected itself or set up by `init`.
 
         Returns
         -------

@@ -21,8 +21,8 @@ class Task(ABC):
     def init(self, framework: Framework) -> None:
         """Set the task up, before the first epoch. State that must survive failures goes through `framework.protect`.
 
-        Runs on a replica when it becomes one, so it must do the same everywhere: it may depend on the task id, but not
-        on the rank or on time.
+        Called whenever a rank becomes a replica of the task, so it must do the same everywhere: it may depend on the
+        task id, but not on the rank or on time.
         """
 
     @abstractmethod
@@ -30,17 +30,17 @@ class Task(ABC):
         """Compose the processors and channels of this epoch. Runs on the primary, at the start of each epoch."""
 
     def exit(self) -> None:
-        """Run on the primary when the job is over and nothing will be run again."""
+        """Finish. Called on the primary when the job is over and no epoch will run again."""
 
     def committed(self, epoch: Epoch) -> None:
-        """Run on the primary: `epoch` will not run again.
+        """Act on a commit: `epoch` will not run again. Called on the primary.
 
         Called in order, without gaps, at least once for each epoch: the place for side effects, made idempotent by the
         number of the epoch.
         """
 
     def became_primary(self) -> None:
-        """Run on a backup that has taken over, after its state was restored."""
+        """Take over. Called on a former backup after its state was restored."""
 
     def became_backup(self) -> None:
-        """Run on a rank that has been made a backup after the job began, after `init`."""
+        """Become a backup. Called after `init` on a rank that is made a backup while the job runs."""

@@ -15,7 +15,7 @@ from taskgraph.plan import orders as do
 from taskgraph.plan.checkpoints import interval_s
 from taskgraph.plan.holdings import NO_END
 from taskgraph.plan.manifest import Name
-from taskgraph.run.checkpoints.rounds import FIRST_S, pause_after
+from taskgraph.run.checkpoints.rounds import FIRST_S, pause_after, warn_of_none
 from taskgraph.run.checkpoints.shelf import Shelf
 from taskgraph.run.state.recall import Recall
 from taskgraph.run.state.replicas import Replica
@@ -110,15 +110,7 @@ class AloneCheckpoints(NoSnapshots):
             self._troubles += 1
             pause_s = pause_after(self._troubles)
             self._due = self._clock() + pause_s
-            newest = self._shelf.newest or "none"
-            log.warning(
-                "NO CHECKPOINT of boundary %d: %s. The job goes on; the newest complete checkpoint is %s; it is tried "
-                "again in %.0f s",
-                name.boundary,
-                error,
-                newest,
-                pause_s,
-            )
+            warn_of_none(name.boundary, error, self._shelf.newest, pause_s)
         else:
             self._troubles = 0
             self._due = began + interval_s(self._clock() - began, self._config.mtbf_s)

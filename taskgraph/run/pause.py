@@ -1,6 +1,6 @@
 """A supervisor that is asked for the end of its job tells the job, which writes a checkpoint first if it writes any.
 
-It is passed on through etcd, as any rank does that gets such a signal: a launcher may not pass signals on, or kills.
+The request goes through etcd, as a rank passes on such a signal: a launcher may swallow signals, or kill.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import closing, suppress
 from taskgraph.backends.etcd_access import EtcdAccess
 from taskgraph.errors import TaskgraphError
 from taskgraph.plan import records
+from taskgraph.plan.news import PauseAsked
 from taskgraph.run.host.directory import HostDir, shared_memory
 from taskgraph.run.host.keeper_spec import KeeperSpec
 from taskgraph.run.host.supervised import Supervised
@@ -43,14 +44,14 @@ class Pause:
         self.asked, self.must_end = number, must_end
 
     def begin(self) -> None:
-        """Take that another attempt begins, which knows nothing of it."""
+        """Note that another attempt begins, which knows nothing of it."""
         self._passed_on = False
 
     def pass_on(self, attempt: Supervised) -> bool:
         """Tell the job, as soon as it can be told. False where it cannot pause."""
         if self._passed_on:
             return True
-        for directory, spec in directories(shared_memory(), attempt.lineage):
+        for directory, spec in directories(shared_memory(), attempt.series):
             if spec.attempt == attempt:
                 if not spec.pauses:
                     return False
@@ -65,6 +66,6 @@ class Pause:
 
         access = EtcdAccess.decode(directory.etcd_access.read_text(encoding="utf-8")).within(_OPERATION_S)
         why = f"'taskgraph run' got {signal.Signals(self.asked).name}"
-        asked = records.pause(records.PauseAsked(spec.ranks[0], why))
+        asked = records.pause(PauseAsked(spec.ranks[0], why))
         with closing(EtcdCoordinator(access, spec.job, spec.run)) as coordinator:
             coordinator.write(asked.entries, absent=asked.absent)

@@ -17,7 +17,7 @@ from types import FrameType
 from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import alive, tied
 from taskgraph.errors import TaskgraphError
-from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Verdict, after
+from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Outcome, after
 from taskgraph.run.host.directory import shared_memory
 from taskgraph.run.host.forgotten import remove_left_by_launcher
 from taskgraph.run.host.roster import read_roster
@@ -89,7 +89,7 @@ class Supervisor:
 
     # ---- one attempt ----
 
-    def _try(self, attempt: Supervised) -> Verdict:
+    def _try(self, attempt: Supervised) -> Outcome:
         environ = {**self._environ, "TASKGRAPH_SUPERVISED": attempt.encode()}
         self._pause.begin()
         if not self._interrupted:  # between two attempts
@@ -131,7 +131,7 @@ class Supervisor:
     def _is_deserted(self, attempt: Supervised) -> bool:
         """Whether the job was here and has no rank here any more."""
         ranks = 0
-        for directory, spec in inheritance.directories(shared_memory(), attempt.lineage):
+        for directory, spec in inheritance.directories(shared_memory(), attempt.series):
             if spec.attempt == attempt:
                 with suppress(OSError):
                     roster = read_roster(directory)
@@ -144,14 +144,14 @@ class Supervisor:
     def _let_leave(self, attempt: Supervised) -> None:
         """Wait for the keepers of this machine to clean up."""
         deadline = time.monotonic() + _LEAVE_S
-        while any(inheritance.directories(shared_memory(), attempt.lineage)) and time.monotonic() < deadline:
+        while any(inheritance.directories(shared_memory(), attempt.series)) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _end_what_is_left(self, attempt: Supervised) -> None:
         if self._child is not None:
             _end(self._child)
         remove_left_by_launcher(self._files)
-        for directory, _ in inheritance.directories(shared_memory(), attempt.lineage):
+        for directory, _ in inheritance.directories(shared_memory(), attempt.series):
             with suppress(TaskgraphError, OSError):
                 inheritance.end_all(directory)
                 inheritance.remove(directory)

@@ -35,7 +35,7 @@ def collect(coordinator: Coordinator, until: Callable[[list[Event]], bool], limi
 
 
 class CoordinatorContract(ABC):
-    """The behaviour of a `taskgraph.backends.coordinator.Coordinator`."""
+    """The behavior of a `taskgraph.backends.coordinator.Coordinator`."""
 
     @pytest.fixture
     @abstractmethod
@@ -101,11 +101,6 @@ class CoordinatorContract(ABC):
         assert not claimed.write(dict.fromkeys(entries, b""), absent=["dead/0"])
         assert claimed.read("dead/") == entries
 
-    def test_deleting_removes_the_keys_named_and_no_others(self, claimed: Coordinator) -> None:
-        claimed.write({"a": b"", "b": b"", "ab": b""})
-        claimed.delete(["a", "b", "never there"])
-        assert claimed.read() == {"run": b"first", "ab": b""}
-
     # The run.
 
     def test_a_claim_removes_what_the_run_before_has_left(self, claimed: Coordinator, connect: Connect) -> None:
@@ -136,8 +131,6 @@ class CoordinatorContract(ABC):
             claimed.write({"a": b"1"})
         with pytest.raises(RunReplaced):
             claimed.write({"a": b"1"}, absent=["a"])
-        with pytest.raises(RunReplaced):
-            claimed.delete(["kept"])
         assert claimed.remove_run()  # nothing of it is left
         assert second.read() == {"run": b"second", "kept": b""}
 
@@ -213,8 +206,10 @@ class CoordinatorContract(ABC):
             claimed.write({f"k{number % 7}": str(number).encode(), "n": b""})
             expected += [Put(f"k{number % 7}", str(number).encode()), Put("n", b"")]
             if number % 5 == 0:
-                claimed.delete([f"k{number % 7}"])
-                expected.append(Deleted(f"k{number % 7}"))
+                lease = claimed.grant(60)
+                claimed.write({"leased": b""}, lease=lease)
+                claimed.revoke(lease)
+                expected += [Put("leased", b""), Deleted("leased")]
         assert collect(watcher, lambda events: len(events) >= len(expected)) == expected
 
     def test_a_watcher_hears_its_own_writes_too(self, claimed: Coordinator) -> None:

@@ -23,7 +23,7 @@ def kill_at(rank: Rank, epoch: Epoch, phase: str = "compute", *, nth: int = 1, o
     phase
         Where: one of ``taskgraph.trace.PHASES``, or a point of one.
     nth
-        Hit the how-manieth time that the rank comes there in that epoch.
+        Hit the nth time that the rank comes there in that epoch, counted from 1.
     or_later
         If it does not come there in that epoch, a later one will do.
     """
@@ -59,7 +59,7 @@ def kill_host(
     Parameters
     ----------
     host
-        Its number, hosts counted in the order of their first ranks: whichever of its ranks comes there first.
+        Its number, in the order of first ranks. The first of its ranks to come to the point triggers the fault.
     rank
         Instead of `host`: a rank of it, the one that has to come there.
     """
@@ -89,7 +89,7 @@ def by_seed(seed: int, kills: int = 1, *, hosts: bool = False, epochs: int | Non
     hosts
         Whether a kill may take a whole host.
     epochs
-        They hit in one of so many epochs; None: of those of the job.
+        The kills fall into the first so many epochs; None: anywhere in the job.
     """
     return Draw(seed, kills, hosts, epochs)
 

@@ -59,7 +59,7 @@ def processes(marker: str, session: int | None = None) -> list[Process]:
 
 
 def waits(pid: int) -> str:
-    """Return in which functions of the kernel the threads of a process wait; 0: it runs."""
+    """Name the kernel functions that a process's threads wait in; 0: running."""
     found: Counter[str] = Counter()
     for task in Path(f"/proc/{pid}/task").glob("*"):
         with suppress(OSError):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from taskgraph.backends.coordinator import Event, Reachable, Resync, Unreachable
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped, UsageError
+from taskgraph.plan.records import HOSTS, RUN
 from taskgraph.testing.memory_store import MemoryStore
 
 __all__ = ["MemoryCoordinator", "MemoryStore"]
@@ -36,16 +37,16 @@ class MemoryCoordinator:
         """Make `run` the current run of the job and remove the keys of the one before."""
         with self._store.changed:
             self._begin()
-            if self._store.get("run") != run.encode():
-                hosts = [key.removeprefix("hosts/") for key in self._store.names() if key.startswith("hosts/")]
+            if self._store.get(RUN) != run.encode():
+                hosts = [key.removeprefix(HOSTS) for key in self._store.names() if key.startswith(HOSTS)]
                 if hosts:
                     raise UsageError(
                         f"a run of this name is alive on {', '.join(sorted(hosts))}: end it, or take another name"
                     )
                 for key in self._store.names():
-                    if key != "run":
+                    if key != RUN:
                         self._store.remove(key)
-                self._store.put("run", run.encode())
+                self._store.put(RUN, run.encode())
             self._run = run
 
     def read(self, prefix: str = "") -> Mapping[str, bytes]:
@@ -66,20 +67,12 @@ class MemoryCoordinator:
                 self._store.put(key, value, lease)
             return True
 
-    def delete(self, keys: Collection[str]) -> None:
-        """Remove keys, under the same condition on the run as `write`."""
-        with self._store.changed:
-            self._begin()
-            self._check_run()
-            for key in keys:
-                self._store.remove(key)
-
     def remove_run(self) -> bool:
         """Remove every key of this run, if it is still the current one; return False where a host holds its lease."""
         with self._store.changed:
             self._begin()
-            if self._store.get("run") == self._own_run():
-                if any(key.startswith("hosts/") for key in self._store.names()):
+            if self._store.get(RUN) == self._own_run():
+                if any(key.startswith(HOSTS) for key in self._store.names()):
                     return False
                 for key in self._store.names():
                     self._store.remove(key)
@@ -155,7 +148,7 @@ class MemoryCoordinator:
         self._store.tick()
 
     def _check_run(self) -> None:
-        own, found = self._own_run(), self._store.get("run")
+        own, found = self._own_run(), self._store.get(RUN)
         if found is None:
             raise RunWiped("the keys of this run are gone: the store was wiped, or the run removed")
         if found != own:

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from taskgraph.backends.launcher import LAUNCHERS_OWN
 from taskgraph.errors import UsageError
 
-_FOREIGN = ("OMPI_", "OPAL_", "PMIX_", "PMI_", "PRTE_", "HYDRA_", "MPIEXEC_", "SLURM_", "TASKGRAPH_")
+_FOREIGN = (*LAUNCHERS_OWN, "OPAL_", "MPIEXEC_", "SLURM_", "TASKGRAPH_")
 
 
 def find() -> str:

@@ -43,7 +43,7 @@ class Proof:
     hits
         Faults that have hit, and at which point.
     generations
-        The longest time that a rank was out of its epochs before each, in milliseconds.
+        By generation: the longest time that a rank was out of its epochs for it, in milliseconds.
     epochs
         How many were run.
     """

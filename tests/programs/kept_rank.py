@@ -22,6 +22,8 @@ from taskgraph.run.keeper.guard import KeeperGuard, wait_for_etcd
 from taskgraph.run.unit.duties import Registration
 from taskgraph.run.unit.sidecar import Sidecar
 
+LIMIT_S = 20.0
+
 
 def main() -> None:
     directory = HostDir.open(sys.argv[1])
@@ -45,7 +47,7 @@ def main() -> None:
     for line in sys.stdin:
         match line.split():
             case ["end", status]:
-                sidecar.end(Ending(status=int(status), message="" if status == "0" else "it broke"))
+                sidecar.ask_end(Ending(status=int(status), message="" if status == "0" else "it broke")).result(LIMIT_S)
             case ["leave"]:
                 sidecar.close()
                 leave(directory, index)

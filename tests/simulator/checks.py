@@ -1,4 +1,4 @@
-"""PROTOCOL's invariants, checked as things happen, by one that sees everything.
+"""The invariants of recovery, checked as things happen, by one that sees everything.
 
 What is safe is never undone while, for each task, a host that completed its snapshot of that boundary, in a history
 still true, is live and not declared dead; and where it is undone, the decision says that it may be. All states restored
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NoReturn
 
-from taskgraph.plan import records
+from taskgraph.plan import news, records
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone
@@ -95,15 +95,14 @@ class Checks:
     def written(self, write: Write) -> None:
         """Look at a transaction that is being carried out."""
         for key, value in write.entries.items():
-            news = self._world.decode(key, value)
-            match news:
-                case records.Decided(decision):
+            match self._world.decode(key, value):
+                case news.Decided(decision):
                     self.decided(decision)
-                case records.Ended(ending):
+                case news.Ended(ending):
                     self._ended(ending)
-                case records.RankDead(rank, tombstone):
+                case news.RankDead(rank, tombstone):
                     self._buried(rank, tombstone)
-                case records.Published(generation, holdings):
+                case news.Published(generation, holdings):
                     self._world.log("etcd: %s offers to generation %d: %s", holdings.host, generation,
                                     [tuple(slot) for slot in holdings.slots])  # fmt: skip
 
@@ -340,7 +339,7 @@ class Checks:
         stuck = [rank.number for rank in world.ranks if rank.runs]
         if endless:
             state = [(r.number, r.member.phase.name, r.member.generation) for r in world.ranks]
-            self.bad("it goes on for ever", str(state))
+            self.bad("it goes on forever", str(state))
         if stuck:
             members = [(rank.number, rank.member) for rank in world.ranks if rank.runs]
             state = [(number, m.phase.name, m.generation, m.boundary) for number, m in members]

@@ -211,7 +211,7 @@ class Faults:
             world.after(lasts + world.delay(), self._reconnect, host)
 
     def _despair(self, host: Host, seconds: float) -> None:
-        """Let the ranks of a host that is cut off for ever give up, if it is time."""
+        """Let the ranks of a host that is cut off forever give up, if it is time."""
         world = self._world
         for rank in host.ranks:
             if rank.runs and host.cut_until >= FOR_EVER and rank.unit is not None:

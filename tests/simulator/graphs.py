@@ -60,8 +60,8 @@ class Graphs:
         return [_Replica(self, task) for task in decision.layout.primaries_of(self._rank.number)]
 
     def graph(self, task: int) -> TaskGraph:
-        """Return what a task composes now: it sends to its neighbours, and then computes with what they sent."""
-        others = self._world.main.neighbours(task)
+        """Return what a task composes now: it sends to its neighbors, and then computes with what they sent."""
+        others = self._world.main.neighbors(task)
         ins = [ChannelId(other, task, "state") for other in others]
         if task == 1 and self._epoch >= self._world.schedule.mismatch_at:
             ins.append(ChannelId(0, 1, "never"))
@@ -75,7 +75,7 @@ class Graphs:
 
     # ---- ... the epoch and the transport ----
 
-    def connect(self, processors: object) -> None:
+    def connect(self, tasks: object, way: object) -> None:
         pass
 
     def peer(self, rank: int) -> None:

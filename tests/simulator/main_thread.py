@@ -1,6 +1,6 @@
 """The shell of a main thread in the world: it runs tasks, carries orders out, and handles messages.
 
-The tasks form a ring. In each epoch every task sends its state to its neighbours and makes its next state of its own
+The tasks form a ring. In each epoch every task sends its state to its neighbors and makes its next state of its own
 and theirs. Half of the values go by rendezvous: a restore overwrites the memory that such a send still borrows, so it
 then delivers garbage.
 """
@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskgraph.plan import fence, orders, records
+from taskgraph.plan.acts import Over
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.holdings import NO_END, Held
 from taskgraph.plan.lineage import is_valid
 from taskgraph.plan.manifest import Name
 from taskgraph.plan.messages import ALWAYS, Fate, Topic, fate
 from taskgraph.plan.phase import Phase
-from taskgraph.plan.succession import Over
 from tests.simulator.graphs import Graphs
 from tests.simulator.parts import Rank, Slot
 from tests.simulator.schedules import Moment
@@ -37,7 +37,10 @@ class Message(NamedTuple):
 
 
 def told(message: Message, own: int, tag_bits: int) -> int:
-    """Return the generation of a message, as its receiver tells it: by the header, since the tag has but a few bits."""
+    """Return the generation of a message, as its receiver tells it: by the header.
+
+    Tags have no bits of it; `tag_bits` is for the mutation that reads it off a tag which has a few.
+    """
     return message.generation
 
 
@@ -372,7 +375,7 @@ class MainThreads:
 
     # ---- epochs ----
 
-    def neighbours(self, task: int) -> list[int]:
+    def neighbors(self, task: int) -> list[int]:
         """Return whom a task talks to."""
         return sorted({(task + 1) % self._tasks, (task - 1) % self._tasks} - {task})
 
@@ -386,14 +389,14 @@ class MainThreads:
             if rank.graphs is not None:
                 rank.graphs.compose(epoch)
             for task in mine:
-                for other in self.neighbours(task):
+                for other in self.neighbors(task):
                     value = Value(epoch, other, task, rank.state[task])
                     to = layout.primary(other)
                     if to == rank.number:
                         rank.values[epoch, other, task] = value
                     else:
                         self.send(rank, to, "value", value)
-        if not all((epoch, task, other) in rank.values for task in mine for other in self.neighbours(task)):
+        if not all((epoch, task, other) in rank.values for task in mine for other in self.neighbors(task)):
             return False
         if 1 in mine and 0 <= self._world.schedule.mismatch_at <= epoch:
             return False  # it waits for the value that nobody sends
@@ -411,16 +414,14 @@ class MainThreads:
 
     def _computed(self, rank: Rank, mine: tuple[int, ...], epoch: int) -> None:
         world = self._world
-        used = {
-            (task, other): rank.values.pop((epoch, task, other)) for task in mine for other in self.neighbours(task)
-        }
+        used = {(task, other): rank.values.pop((epoch, task, other)) for task in mine for other in self.neighbors(task)}
         garbage = any(value.garbage for value in used.values())
         if (garbage and world.rng.random() < 0.5) or (rank.failing and mine):
             self._raise(rank, real=rank.failing and not garbage)
             return
         world.stats["garbage computed"] += garbage
         for task in mine:
-            values = [(other, used[task, other].value) for other in self.neighbours(task)]
+            values = [(other, used[task, other].value) for other in self.neighbors(task)]
             rank.state[task] = world.checks.step(task, epoch, rank.state[task], values)
         asked = NO_END
         if world.schedule.by_shutdown and epoch + 1 == world.schedule.epochs and 0 in mine:

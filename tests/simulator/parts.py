@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from taskgraph.plan import lifecycle
+from taskgraph.plan.acts import Over
 from taskgraph.plan.holdings import NOTHING_KNOWN, Held, Known
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.member import Member
-from taskgraph.plan.succession import Over, Succession
+from taskgraph.plan.succession import Succession
 
 
 @dataclass(slots=True, eq=False)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from taskgraph.plan import lifecycle, succession
+from taskgraph.plan import acts, lifecycle
+from taskgraph.plan.acts import HostState
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence
-from taskgraph.plan.records import News, Write, read_deleted
-from taskgraph.plan.succession import HostState
+from taskgraph.plan.news import News, read_deleted
+from taskgraph.plan.records import Write
 from tests.simulator.parts import UnitState
 from tests.simulator.schedules import Moment
 
@@ -72,6 +73,10 @@ class Units:
             unit.state, orders = lifecycle.step(unit.state, event)
             if lifecycle.Do.DELIVER in orders:
                 self._deliver(unit, event.ending)  # type: ignore[union-attr]
+            if (
+                lifecycle.Do.LOSE_ETCD in orders
+            ):  # it ends a job with its next failure; in this world that comes at once
+                self._deliver(unit, Ending(status=1, message="etcd is wiped, and there was a failure"))
 
     def _deliver(self, unit: UnitState, ending: Ending) -> None:
         if unit.rank is not None:
@@ -79,9 +84,9 @@ class Units:
 
     # ---- obeying ----
 
-    def obey(self, unit: UnitState, acts: Iterable[succession.Act]) -> None:
+    def obey(self, unit: UnitState, ordered: Iterable[acts.Act]) -> None:
         """Carry out what the unit's machine says, in order, each act some time after the last."""
-        unit.acts.extend(acts)
+        unit.acts.extend(ordered)
         self._next(unit)
 
     def _next(self, unit: UnitState) -> None:
@@ -101,7 +106,7 @@ class Units:
         _DO[type(unit.acts[0])](self, unit, unit.acts.popleft())
         self._next(unit)
 
-    def _freeze(self, unit: UnitState, act: succession.Freeze) -> None:
+    def _freeze(self, unit: UnitState, act: acts.Freeze) -> None:
         self._raise_floor(unit, act)
         self._world.happens(Moment.PUBLISH, unit)
         self._world.after(self._world.delay(0.05), self._frozen, unit, act.generation)
@@ -112,16 +117,16 @@ class Units:
             state = HostState(tuple(slot.stamp for slot in host.whole()), host.known, host.over)
             self.obey(unit, unit.succession.frozen(generation, state))
 
-    def _raise_floor(self, unit: UnitState, act: succession.RaiseFloor | succession.Freeze) -> None:
+    def _raise_floor(self, unit: UnitState, act: acts.RaiseFloor | acts.Freeze) -> None:
         unit.host.floor = max(unit.host.floor, act.generation)
 
-    def _abort(self, unit: UnitState, act: succession.Abort) -> None:
+    def _abort(self, unit: UnitState, act: acts.Abort) -> None:
         for rank in unit.host.ranks:
             if rank.runs and rank.abort < act.generation:
                 rank.abort = act.generation
                 self._world.after(self._world.delay(0.1), self._world.main.poll, rank)
 
-    def _transact(self, unit: UnitState, act: succession.Transact) -> None:
+    def _transact(self, unit: UnitState, act: acts.Transact) -> None:
         self.transact(unit, act.write)
 
     def transact(self, unit: UnitState, write: Write) -> None:
@@ -135,10 +140,10 @@ class Units:
 
         self._world.etcd.transact(unit, write, answer)
 
-    def _wait(self, unit: UnitState, act: succession.Wait) -> None:
+    def _wait(self, unit: UnitState, act: acts.Wait) -> None:
         self._world.after(act.delay_s * MS, self._turn, unit, act.turn)
 
-    def _turn(self, unit: UnitState, turn: succession.Turn) -> None:
+    def _turn(self, unit: UnitState, turn: acts.Turn) -> None:
         if not unit.runs:
             return
         wait = self._asleep(unit) - self._world.now
@@ -147,12 +152,12 @@ class Units:
         else:
             self.obey(unit, unit.succession.turn_came(turn))
 
-    def _adopt(self, unit: UnitState, act: succession.Adopt) -> None:
+    def _adopt(self, unit: UnitState, act: acts.Adopt) -> None:
         if unit.rank is not None:
             unit.rank.offered = (act.decision, unit.succession.history)
             self._world.after(self._world.delay(0.1), self._world.main.poll, unit.rank)
 
-    def _leave_dead(self, unit: UnitState, act: succession.LeaveDead) -> None:
+    def _leave_dead(self, unit: UnitState, act: acts.LeaveDead) -> None:
         if unit.rank is not None and unit.rank.left is None:
             self._world.log("rank %d learns that it counts as dead, and leaves", unit.rank.number)
             unit.rank.left = 1
@@ -170,11 +175,11 @@ class Units:
 
 
 _DO: dict[type, Any] = {
-    succession.Freeze: Units._freeze,
-    succession.RaiseFloor: Units._raise_floor,
-    succession.Abort: Units._abort,
-    succession.Transact: Units._transact,
-    succession.Wait: Units._wait,
-    succession.Adopt: Units._adopt,
-    succession.LeaveDead: Units._leave_dead,
+    acts.Freeze: Units._freeze,
+    acts.RaiseFloor: Units._raise_floor,
+    acts.Abort: Units._abort,
+    acts.Transact: Units._transact,
+    acts.Wait: Units._wait,
+    acts.Adopt: Units._adopt,
+    acts.LeaveDead: Units._leave_dead,
 }

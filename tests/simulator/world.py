@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from taskgraph._native.steady import Steady
-from taskgraph.plan import lifecycle, records
+from taskgraph.plan import lifecycle, news, records
 from taskgraph.plan.decision import Decision, start
 from taskgraph.plan.layout import assign
 from taskgraph.plan.lifecycle import Unit
@@ -138,11 +138,11 @@ class World:
         """Give the schedule a chance to let something go wrong just now."""
         self.faults.happens(moment, who)
 
-    def decode(self, key: str, value: bytes) -> records.News | None:
+    def decode(self, key: str, value: bytes) -> news.News | None:
         """Read a value of etcd; what was read before is remembered, for speed."""
         found = self.decoded.get((key, value))
         if found is None:
-            found = self.decoded[key, value] = records.read(key, value)
+            found = self.decoded[key, value] = news.read(key, value)
         return found
 
     def newest(self) -> Decision:

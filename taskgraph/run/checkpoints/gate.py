@@ -41,7 +41,7 @@ class Gate:
         self.is_shut = False
 
     def entered(self) -> None:
-        """Take that a generation was adopted: what went before it counts no more."""
+        """Note that a generation was adopted: what went before it counts no more."""
         self.begun, self.waiting = -1, None
 
     def may_begin(self, epoch: Epoch) -> bool:

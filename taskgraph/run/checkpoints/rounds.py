@@ -24,7 +24,7 @@ from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import Known
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.records import CheckpointFailed, CheckpointWanted, PauseAsked
+from taskgraph.plan.news import CheckpointFailed, CheckpointWanted, PauseAsked
 from taskgraph.run.checkpoints.gate import Gate
 from taskgraph.run.checkpoints.shelf import Shelf
 
@@ -49,6 +49,18 @@ def first_wanted(decision: Decision, config: Config) -> CheckpointWanted | None:
         return None
     boundary = next_boundary(decision.boundary, 0, config.checkpoint_every)
     return CheckpointWanted(boundary, decision.generation)
+
+
+def warn_of_none(boundary: Epoch | None, why: object, newest: Name | None, pause_s: float) -> None:
+    """Tell a person that a checkpoint was not written."""
+    log.warning(
+        "NO CHECKPOINT of boundary %s: %s. The job goes on; the newest complete checkpoint is %s; it is tried again in "
+        "%.0f s",
+        boundary,
+        why,
+        newest or "none",
+        pause_s,
+    )
 
 
 def pause_after(troubles: int) -> float:
@@ -109,7 +121,7 @@ class Rounds:
         return None if self._round is None else Name(self._round.boundary, self._run, self._round.generation)
 
     def heard(self, said: CheckpointFailed | PauseAsked) -> None:
-        """Take that a rank cannot do its part, or that the job is to end."""
+        """Note that a rank cannot do its part, or that the job is to end."""
         if isinstance(said, CheckpointFailed):
             self._failed(said)
         elif self._pause is None:
@@ -273,15 +285,7 @@ class Rounds:
         self._troubles += 1
         pause_s = pause_after(self._troubles)
         boundary = self._round.boundary if self._round is not None else None
-        newest = self._shelf.newest
-        log.warning(
-            "NO CHECKPOINT of boundary %s: %s. The job goes on; the newest complete checkpoint is %s; it is tried "
-            "again in %.0f s",
-            boundary,
-            why,
-            newest or "none",
-            pause_s,
-        )
+        warn_of_none(boundary, why, self._shelf.newest, pause_s)
         self._round, self._due = None, self._clock() + pause_s
         self.gate.open()
 

@@ -24,7 +24,7 @@ from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.lineage import History
 from taskgraph.plan.manifest import Name
-from taskgraph.plan.records import CheckpointFailed, Checkpoints, CheckpointWanted, PauseAsked
+from taskgraph.plan.news import CheckpointFailed, Checkpoints, CheckpointWanted, PauseAsked
 from taskgraph.run.checkpoints.pause_signals import PauseSignals
 from taskgraph.run.checkpoints.rounds import POLL_S, Rounds, first_wanted
 from taskgraph.run.state.task_files import TaskFiles
@@ -98,7 +98,7 @@ class Checkpointing:
         self._thread.start()
 
     def adopted(self, decision: Decision, history: History) -> None:
-        """Take that the rank has adopted a generation: what was wanted before is wanted no more."""
+        """Note that the rank has adopted a generation: what was wanted before is wanted no more."""
         self._rounds.gate.entered()
         with self._changing:
             self._decision, self._history = decision, history

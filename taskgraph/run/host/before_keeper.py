@@ -1,4 +1,4 @@
-"""A rank whose keeper is not up yet: what sees to it that nothing stays behind where its launcher is killed meanwhile.
+"""Clean-up before there is a keeper: nothing stays behind if the launcher is killed while its ranks start.
 
 The kernel kills the rank with its launcher, and a note tells the next job on this machine what MPI was making.
 """

@@ -1,8 +1,8 @@
 """What a supervisor and its job know of each other: one option of the job, and a private directory on their machine.
 
-The supervisor says by the option ``supervised`` which attempt of which run this is. Who runs on its machine, a rank or
-the keeper, says there how the job stands: that a rank came to its start, where it resumed, how it ended. Each is one
-small file, written once, whole or not at all.
+The supervisor says by the option ``supervised`` which attempt of which run this is. Ranks and keepers on its machine
+write there how the job stands: that a rank came to its start, where it resumed, how it ended. Each is one small file,
+written once, whole or not at all.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Supervised:
     ----------
     attempt
         Its number, from 0.
-    lineage
+    series
         Random identity of all attempts together: snapshots of one may be used by the next.
     directory
         Where the supervisor looks, on its own machine.
     """
 
     attempt: int
-    lineage: str
+    series: str
     directory: Path
 
     @classmethod
@@ -54,12 +54,12 @@ class Supervised:
 
     def encode(self) -> str:
         """Return the option."""
-        return f"{self.attempt}:{self.lineage}:{self.directory}"
+        return f"{self.attempt}:{self.series}:{self.directory}"
 
     @property
     def run(self) -> str:
         """Identity of the run that this attempt is."""
-        return run_of(self.attempt, self.lineage)
+        return run_of(self.attempt, self.series)
 
     # ---- for the ranks and the keeper ----
 
@@ -98,7 +98,7 @@ class Supervised:
 
     def has_begun_before(self) -> bool:
         """Whether an earlier attempt had come so far that something may have been committed."""
-        return any(Supervised(n, self.lineage, self.directory).has_begun for n in range(self.attempt))
+        return any(Supervised(n, self.series, self.directory).has_begun for n in range(self.attempt))
 
     @property
     def has_begun(self) -> bool:
@@ -110,15 +110,15 @@ class Supervised:
     @classmethod
     def begin(cls, base: Path | None = None) -> Supervised:
         """Make the directory, and return the first attempt."""
-        lineage = os.urandom(7).hex()[:_DIGITS]
-        directory = (base or shared_memory()) / f"taskgraph-{os.geteuid()}-supervisor-{lineage[:8]}-0"
+        series = os.urandom(7).hex()[:_DIGITS]
+        directory = (base or shared_memory()) / f"taskgraph-{os.geteuid()}-supervisor-{series[:8]}-0"
         directory.mkdir(mode=0o700)
         write_process(directory / "owner", Process.current(), machine())
-        return cls(0, lineage, directory)
+        return cls(0, series, directory)
 
     def next(self) -> Supervised:
         """Return the attempt that follows."""
-        return Supervised(self.attempt + 1, self.lineage, self.directory)
+        return Supervised(self.attempt + 1, self.series, self.directory)
 
     def look(self, status: int, interrupted: int = 0) -> Attempt:
         """Return what is known of this attempt, whose launcher ended with a status."""

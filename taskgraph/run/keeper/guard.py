@@ -12,6 +12,8 @@ from pathlib import Path
 
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
+from taskgraph.backends.launcher import LAUNCHERS_OWN
+from taskgraph.backends.private import open_private
 from taskgraph.backends.processes import alive, unbound
 from taskgraph.errors import CoordinatorError, UsageError
 from taskgraph.run.host.directory import HostDir
@@ -20,9 +22,6 @@ from taskgraph.run.host.keeper_spec import KeeperSpec
 
 log = logging.getLogger(__name__)
 
-# What a launcher tells its ranks. A process that has them would be taken for a rank by MPI, and waited for by the
-# launcher.
-_LAUNCHERS_OWN = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "HYDRA_", "HYDI_", "MPIR_CVAR_", "I_MPI_")
 _PROGRAM = Path(__file__).resolve().with_name("__main__.py")
 
 
@@ -71,7 +70,7 @@ class KeeperGuard:
     directory
         Of the host.
     attempts
-        How often this rank does, at most: a keeper that cannot live must not be started for ever.
+        How many times this rank restarts it: a keeper that keeps dying must not be restarted forever.
     """
 
     needs_etcd = False
@@ -136,7 +135,7 @@ class KeeperGuard:
 def _spawn(directory: HostDir) -> None:
     """Start a keeper through a shell that ends at once, so that it is nobody's child and leaves no zombie."""
     command = [sys.executable, "-P", str(_PROGRAM), str(directory.path)]
-    with open(directory.log, "ab", opener=_private) as out, unbound():
+    with open(directory.log, "ab", opener=open_private) as out, unbound():
         shell = subprocess.Popen(
             ["/bin/sh", "-c", '"$@" &', "sh", *command],
             stdin=subprocess.DEVNULL,
@@ -154,12 +153,8 @@ def _spawn(directory: HostDir) -> None:
         raise CoordinatorError(f"{command[0]} could not be started within 10 s") from None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
 def _environment() -> dict[str, str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS_OWN)}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS_OWN)}
     environment["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # the keeper starts an etcd again while gRPC's threads run
     return environment
 

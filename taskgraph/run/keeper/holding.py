@@ -1,7 +1,7 @@
 """Whether a keeper that holds snapshots for the next launch is still waited on: by what it sees of who would launch.
 
-Slurm, told not to end a job for the loss of a host, does not notice that with the first one went all that ran the job:
-then only the keepers of other hosts can ask for another run of it.
+With ``--no-kill`` Slurm lets a job run on after the loss of its first host, though launcher and supervisor went with
+it. Then only keepers of other hosts can have it queued again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 
 from taskgraph.backends import slurm
 from taskgraph.backends.processes import Process, alive
-from taskgraph.backends.slurm import Standing
+from taskgraph.backends.slurm import BatchState
 from taskgraph.errors import UsageError
 from taskgraph.plan.keeping import HOLD_S
 
@@ -32,7 +32,7 @@ class Holding:
     ----------
     supervisor
         Its process, where it is on this machine.
-    standing
+    batch_state
         Tells from the environment what has become of the allocation that this process was started in.
     requeue
         Lets the batch system run its job again, and returns whether it will.
@@ -42,16 +42,16 @@ class Holding:
         self,
         supervisor: Process | None,
         *,
-        standing: Callable[[Mapping[str, str]], Standing] = slurm.standing,
+        batch_state: Callable[[Mapping[str, str]], BatchState] = slurm.batch_state,
         requeue: Callable[[Mapping[str, str]], bool] = slurm.requeue_deserted,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._supervisor = supervisor
-        self._standing = standing
+        self._batch_state = batch_state
         self._requeue = requeue
         self._clock = clock
         self._asked_at = -math.inf
-        self._found = Standing.RUNS
+        self._found = BatchState.RUNS
 
     @property
     def limit_s(self) -> float:
@@ -65,14 +65,14 @@ class Holding:
         if self._supervisor is not None:
             return alive(self._supervisor)
         now = self._clock()
-        if self._found is Standing.RUNS and now - self._asked_at >= _ASK_S:
+        if self._found is BatchState.RUNS and now - self._asked_at >= _ASK_S:
             self._asked_at = now
-            self._found = self._standing(os.environ)
-        return self._found is Standing.RUNS
+            self._found = self._batch_state(os.environ)
+        return self._found is BatchState.RUNS
 
     def hand_back(self) -> None:
         """Ask the batch system for another run of a job that is deserted."""
-        if self._found is Standing.DESERTED:
+        if self._found is BatchState.DESERTED:
             try:
                 queued = self._requeue(os.environ)
             except UsageError as error:

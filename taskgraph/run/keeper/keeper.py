@@ -16,15 +16,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator
-from functools import partial
 
 from taskgraph.backends.addresses import own_addresses
 from taskgraph.backends.commits import Commits
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.etcd_access import EtcdAccess
-from taskgraph.backends.launcher import LeftFile, mapped_files, mpi_files
-from taskgraph.backends.processes import Process, Watch, alive, kill
+from taskgraph.backends.processes import Process, alive, kill
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import OVER, AbortWords
 from taskgraph.errors import TaskgraphError, UsageError
@@ -35,17 +32,17 @@ from taskgraph.plan.evidence import Tombstone, Work
 from taskgraph.plan.keeping import Do, Fact, Phase
 from taskgraph.plan.lifecycle import Unit
 from taskgraph.plan.lineage import History
-from taskgraph.plan.records import Checkpoints
+from taskgraph.plan.news import Checkpoints
 from taskgraph.plan.succession import Succession
 from taskgraph.run.host.directory import HostDir
-from taskgraph.run.host.files import lock, read_process, write_atomically, write_process
+from taskgraph.run.host.files import lock, write_atomically, write_process
 from taskgraph.run.host.forgotten import remove_dead_siblings, remove_forgotten, remove_left_by_launcher
 from taskgraph.run.host.keeper_spec import KeeperSpec
-from taskgraph.run.host.roster import Entry, close_roster, has_left, read_roster
 from taskgraph.run.keeper.etcd_keeping import EtcdKeeping
 from taskgraph.run.keeper.holding import Holding
+from taskgraph.run.keeper.host_view import HostView
 from taskgraph.run.keeper.last_host import remove_keys
-from taskgraph.run.keeper.rank_watch import Death, RankWatch
+from taskgraph.run.keeper.rank_watch import Death
 from taskgraph.run.unit.duties import HostLease
 from taskgraph.run.unit.etcd_state import Patience
 from taskgraph.run.unit.recovery import Recovery
@@ -91,23 +88,16 @@ class Keeper:
         self._directory = directory
         self._spec = spec
         self._words = AbortWords.open(directory.words)
-        self._watch = Watch()
-        self._bell = os.open(directory.bell, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._watch.add_descriptor(self._bell)
+        self._host = HostView(directory, spec, self._died)
         self._etcd = EtcdKeeping(directory.etcd_data()) if spec.etcd in ("serve", "stand by") else None
         self._sidecar: Sidecar | None = None
         self._ending: Ending | None = None
         self._phase = Phase.SERVING
         self._since = time.monotonic()
         self._grace_ends: float | None = None
-        self._roster: list[Entry] = []
-        self._ranks = RankWatch(partial(has_left, directory), spec.launcher, spec.lease_s)
         self._deaths: list[Death] = []
-        self._files: set[LeftFile] = set()
         self._holding = Holding(spec.supervisor)
         self._access: EtcdAccess | None = None
-        for process in (*spec.launcher, *([spec.supervisor] if spec.supervisor else [])):
-            self._watch.add(process)
 
     def run(self) -> None:
         """Keep the host until nobody needs it, then clean up."""
@@ -118,7 +108,7 @@ class Keeper:
         for _ in range(_FAULTS):
             try:
                 while not self._turn():
-                    self._wait()
+                    self._host.wait(self._patience_s())
             except Exception:
                 log.exception("a fault of the keeper: it goes on, since nobody else cleans up")
                 time.sleep(_FAULT_PAUSE_S)
@@ -128,46 +118,47 @@ class Keeper:
             self._remove_keys(self._access)
 
     def _turn(self) -> bool:
-        """Find out what is so, and act on it. True when everything is cleaned up."""
-        if self._phase is Phase.LEAVING:  # the first try met a fault
+        """Find out what is so, and act on it, one fact after the other. True when everything is cleaned up."""
+        if self._leaves:  # the first try met a fault
             self._clean_up()
             return True
         self._look()
-        return any(self._take(fact) is Phase.LEAVING for fact in self._facts())
+        if self._ending is not None:
+            self._take(keeping.verdict(self._ending))
+        if self._grace_ends is not None and time.monotonic() >= self._grace_ends:
+            self._take(Fact.GRACE_OVER)
+        if self._host.launcher_gone():
+            self._take(Fact.LAUNCHER_GONE)
+        if self._host.is_deserted():
+            self._take(Fact.RANKS_LEFT if self._host.all_left() else Fact.RANKS_GONE)
+        if (fact := self._whether_to_stay()) is not None:
+            self._take(fact)
+        return self._leaves
+
+    @property
+    def _leaves(self) -> bool:
+        return self._phase is Phase.LEAVING
 
     # What it looks at.
 
     def _look(self) -> None:
         if self._sidecar is None and self._phase is not Phase.HOLDING and self._directory.etcd_access.exists():
             self._join()  # takes a while: the rest is looked at after it
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._bell, 4096):
-                pass
+        self._host.hush()
         if self._phase is Phase.HOLDING:
             return
-        self._know(read_roster(self._directory))
-        for entry in self._roster:
-            if entry.left:
-                self._watch.remove(entry.process)
-            else:
-                self._watch.add(entry.process)
-        self._report_deaths()
+        self._host.look()
         if self._ending is not None:
             self._kill_declared_dead()
         if self._etcd is not None and (server := self._etcd.look()) is not None:
-            self._watch.add(server)
+            self._host.watch(server)
 
-    def _wait(self) -> None:
-        """Wait until something has happened, or it is time to look at everything; meanwhile look at the ranks."""
-        until = time.monotonic() + self._patience_s()
-        while (left_s := until - time.monotonic()) > 0:
-            self._watch.wait(min(left_s, self._ranks.every_s))
-            self._report_deaths()
-            if not self._watch.quiet:
-                return
+    def _died(self, death: Death) -> None:
+        self._deaths.append(death)
+        self._report_deaths()
 
     def _report_deaths(self) -> None:
-        self._deaths += self._ranks.look()
+        """Tell etcd who died, once there is somebody to do so."""
         while self._deaths and self._sidecar is not None:
             death = self._deaths.pop(0)
             rank = self._spec.ranks[death.index]
@@ -175,48 +166,13 @@ class Keeper:
             working = self._words.working(death.index)
             self._sidecar.accuse([rank], death.evidence, death.detail, death.at, Work(*working) if working else None)
 
-    def _know(self, roster: list[Entry]) -> None:
-        self._roster = roster
-        self._ranks.know(roster)
-        self._files.update(file for entry in roster for file in entry.files)
-
-    def _facts(self) -> Iterator[Fact]:
-        """Find out what is so; each is taken in before the next is looked for."""
-        if self._ending is not None:
-            yield keeping.verdict(self._ending)
-        if self._grace_ends is not None and time.monotonic() >= self._grace_ends:
-            yield Fact.GRACE_OVER
-        if self._launcher_gone():
-            yield Fact.LAUNCHER_GONE
-        if self._deserted():
-            yield Fact.RANKS_LEFT if self._all_left() else Fact.RANKS_GONE
+    def _whether_to_stay(self) -> Fact | None:
         not_needed, patience_over = not self._needed(), self._patience_s(longest_s=1e9) <= 0
         if self._phase is Phase.LINGERING and (not_needed or patience_over) and self._unfinished():
-            yield Fact.UNFINISHED
-        elif not_needed:
-            yield Fact.NOT_NEEDED
-        elif patience_over:
-            yield Fact.PATIENCE_OVER
-
-    def _launcher_gone(self) -> bool:
-        return not all(map(alive, self._spec.launcher))
-
-    def _living(self) -> list[Process]:
-        return [entry.process for entry in self._roster if not entry.left and alive(entry.process)]
-
-    def _deserted(self) -> bool:
-        """Whether no rank is left and none will come."""
-        if self._living():
-            return False
-        if len(self._roster) >= len(self._spec.ranks):
-            return True
-        if self._spec.launcher:
-            return self._launcher_gone()
-        owner = read_process(self._directory.owner)
-        return owner is None or not alive(owner)
-
-    def _all_left(self) -> bool:
-        return bool(self._roster) and all(entry.left for entry in self._roster)
+            return Fact.UNFINISHED
+        if not_needed:
+            return Fact.NOT_NEEDED
+        return Fact.PATIENCE_OVER if patience_over else None
 
     def _unfinished(self) -> bool:
         """Whether the job goes on without this launch."""
@@ -232,7 +188,7 @@ class Keeper:
             others = (self._sidecar.hosts or frozenset()) - {self._spec.host}
             if others:
                 return True
-        return not self._all_left() and bool(self._spec.launcher) and not self._launcher_gone()
+        return not self._host.all_left() and bool(self._spec.launcher) and not self._host.launcher_gone()
 
     def _patience_s(self, longest_s: float = _LOOK_S) -> float:
         """Return how long to wait for something to happen, in seconds."""
@@ -248,7 +204,7 @@ class Keeper:
 
     # What it does.
 
-    def _take(self, fact: Fact) -> Phase:
+    def _take(self, fact: Fact) -> None:
         after, orders = keeping.step(self._phase, fact)
         if after is not self._phase:
             log.info("%s -> %s: %s", self._phase.name, after.name, fact.name)
@@ -257,7 +213,6 @@ class Keeper:
             self._obey(order)
         if fact is Fact.LAUNCHER_GONE:
             self._kill_ranks()  # also those that were added meanwhile
-        return after
 
     def _obey(self, order: Do) -> None:
         match order:
@@ -282,15 +237,15 @@ class Keeper:
             self._sidecar.ask_end(Ending(status=1, message=f"the launcher on host {self._spec.host} is gone ({gone})"))
 
     def _kill_ranks(self) -> None:
-        for process in self._living():
-            self._files.update(mpi_files({}, mapped_files(process)))
+        for process in self._host.living():
+            self._host.note_files(process)
             if kill(process, signal.SIGKILL):
                 log.warning("killed a rank of this host: %s", process)
 
     def _kill_declared_dead(self) -> None:
-        """End ranks that were taken for dead, are not, and cannot leave: the launcher would wait for them for ever."""
+        """End ranks that were taken for dead, are not, and cannot leave: the launcher would wait for them forever."""
         dead = () if self._sidecar is None else self._sidecar.tombstones
-        for entry in self._roster:
+        for entry in self._host.roster:
             if not entry.left and self._spec.ranks[entry.index] in dead and kill(entry.process, signal.SIGKILL):
                 log.warning("killed a rank that had been declared dead: %s", entry.process)
 
@@ -309,9 +264,9 @@ class Keeper:
         coordinator = self._coordinator(access)
         unit = Unit(run=self._spec.run, host=self._spec.host)
         lease = HostLease(self._spec.host, Process.current(), self._spec.lease_s)
-        machine = Succession(unit, backups=self._spec.backups, placement=self._spec.placement)
+        succession = Succession(unit, backups=self._spec.backups, placement=self._spec.placement)
         slots, commits = SlotDir.open(self._directory.slots), Commits.open(self._directory.commits)
-        recovery = Recovery(machine, slots, commits, self._words, _Bystander(), lease_s=self._spec.lease_s)
+        recovery = Recovery(succession, slots, commits, self._words, _Bystander(), lease_s=self._spec.lease_s)
         self._sidecar = Sidecar(
             coordinator,
             unit,
@@ -323,6 +278,7 @@ class Keeper:
             patience=Patience(own=self._spec.etcd != "none", lost_after_s=self._spec.etcd_lost_after_s),
         )
         self._sidecar.start()
+        self._report_deaths()
 
     def _coordinator(self, access: EtcdAccess) -> Coordinator:
         from taskgraph.backends.etcd import EtcdCoordinator  # gRPC takes longer to import than an etcd to start
@@ -334,7 +290,7 @@ class Keeper:
         self._ending = ending
         if self._spec.attempt is not None and not ending.lost:
             self._spec.attempt.ended(ending)
-        self._watch.wake()
+        self._host.wake()
 
     def _clean_up(self) -> None:
         """Remove everything. The host's directory is last: as long as it is there, this can be tried again."""
@@ -351,15 +307,15 @@ class Keeper:
 
     def _release(self) -> None:
         """Let go of all but the host's directory. Idempotent."""
-        launcher_gone = bool(self._spec.launcher) and self._launcher_gone()
-        self._know(close_roster(self._directory))
+        launcher_gone = bool(self._spec.launcher) and self._host.launcher_gone()
+        self._host.close_roster()
         self._kill_ranks()  # one that was added in the last moment: nobody would keep it
         if self._sidecar is not None:
             self._sidecar.close(_RELEASE_S)  # ends the lease
         if self._etcd is not None:
             self._etcd.end()
         if launcher_gone:
-            remove_left_by_launcher(self._files)
+            remove_left_by_launcher(self._host.files)
 
 
 def keep(path: str) -> None:

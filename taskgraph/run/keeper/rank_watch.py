@@ -104,11 +104,6 @@ class RankWatch:
             self._forget(death.index)
         return [death for death in found if death.evidence is Evidence.STOPPED or not self._has_left(death.index)]
 
-    def close(self) -> None:
-        """Look no more."""
-        for index in list(self._ranks):
-            self._forget(index)
-
     def _look_at(self, index: int, observed: Observed, now: float) -> Death | None:
         found = observed.condition()
         if found is Condition.GONE:

@@ -52,7 +52,7 @@ class Injector:
         self._epoch: Epoch = 0
 
     def __call__(self, point: str, subject: object) -> None:
-        """Take that this rank has come to a point."""
+        """Note that this rank has come to a point."""
         if point == "epoch":
             assert isinstance(subject, int)
             self._enter(subject)

@@ -8,7 +8,7 @@ from taskgraph.ids import Epoch
 from taskgraph.plan.faults import Fault, expand, parse
 from taskgraph.run.host.directory import HostDir
 from taskgraph.run.probes.injection import Injector, of_rank
-from taskgraph.run.probes.proof import Proof
+from taskgraph.run.probes.proof import ProofWriter
 from taskgraph.run.start.site import Site
 
 
@@ -22,7 +22,7 @@ def probe(config: Config, site: Site, directory: HostDir) -> None:
     """
     proof = None
     if config.proof is not None:
-        proof = Proof(config.proof, site.rank)
+        proof = ProofWriter(config.proof, site.rank)
         proof.write("start", hosts=site.hosts, tasks=config.num_tasks, backups=config.backups)
     faults = expand(parse(config.faults), site.hosts, config.epochs)
     mine = of_rank(faults, site.rank, site.host_index)
@@ -34,7 +34,7 @@ def probe(config: Config, site: Site, directory: HostDir) -> None:
 class _Both:
     """A proof, and what injects faults: in this order, as the second may end the process."""
 
-    def __init__(self, proof: Proof | None, injector: Injector | None) -> None:
+    def __init__(self, proof: ProofWriter | None, injector: Injector | None) -> None:
         self._hooks = [hook for hook in (proof, injector) if hook is not None]
 
     def __call__(self, point: str, subject: object) -> None:

@@ -22,7 +22,7 @@ from taskgraph.plan.faults import Fault
 from taskgraph.run.state.replicas import Replica
 
 
-class Proof:
+class ProofWriter:
     """Writes one rank's file. It is a hook of `taskgraph.trace`.
 
     Parameters
@@ -46,7 +46,7 @@ class Proof:
         self._epoch: Epoch = 0
 
     def __call__(self, point: str, subject: object) -> None:
-        """Take that this rank has come to a point."""
+        """Note that this rank has come to a point."""
         match point, subject:
             case "epoch", int(epoch):
                 self._epoch = epoch

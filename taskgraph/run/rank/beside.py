@@ -17,17 +17,18 @@ from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.config import Config
 from taskgraph.errors import CoordinatorError
-from taskgraph.ids import Epoch
+from taskgraph.ids import Epoch, Generation
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.lifecycle import Unit
-from taskgraph.plan.records import Checkpoints
+from taskgraph.plan.news import Checkpoints
+from taskgraph.plan.records import TOLD
 from taskgraph.plan.succession import Succession
 from taskgraph.run.checkpoints.writer import Checkpointing
 from taskgraph.run.host.directory import HostDir
 from taskgraph.run.keeper.guard import KeeperGuard
-from taskgraph.run.rank.control import Inbox
+from taskgraph.run.rank.inbox import Inbox
 from taskgraph.run.rank.leaving import leave_now
 from taskgraph.run.rank.mates import Mates
 from taskgraph.run.rank.observer import Observer
@@ -93,14 +94,13 @@ class Beside:
         self._words = shared.words
         self._is_root = site.rank == ROOT
         unit = Unit(run=site.run, host=site.host, rank=site.rank)
-        machine = Succession(unit, backups=config.backups, placement=config.placement)
-        self._machine = machine
+        self._succession = Succession(unit, backups=config.backups, placement=config.placement)
         self.timeline = Timeline(site.rank, decision)
         self._mates = Mates(directory, site.index, self._accuse)
         self.inbox = Inbox(self._heard_of_death, self._tell, self._heard_of_checkpoint)
         self.stall = StallWatch(site.rank, config.stall_timeout_s)
         self._recovery = Recovery(
-            machine, shared.slots, shared.commits, shared.words, self.inbox, lease_s=config.lease_s
+            self._succession, shared.slots, shared.commits, shared.words, self.inbox, lease_s=config.lease_s
         )
         self.sidecar = Sidecar(
             coordinator,
@@ -137,10 +137,14 @@ class Beside:
     @property
     def has_lost(self) -> bool:
         """Whether some rank is known to be dead, so that MPI_Finalize would wait for it."""
-        return bool(self._machine.tombstones) or self._recovery.has_accused
+        return bool(self._succession.tombstones) or self._recovery.has_accused
+
+    def must_write(self, generation: Generation) -> bool:
+        """Tell whether the end of the job in a generation has to be in etcd before anyone leaves; from any thread."""
+        return self._recovery.must_write(generation)
 
     def adopted(self, decision: Decision) -> None:
-        """Take that this rank has restored its state in a generation."""
+        """Note that this rank has restored its state in a generation."""
         self._is_root = decision.live[0] == self._site.rank
         if self._checkpointing is not None:
             newest = self.inbox.decision(decision.generation - 1)
@@ -156,8 +160,10 @@ class Beside:
 
     def _progress(self) -> Epoch | None:
         """Return the epoch that this rank is in, if it is the one that tells how far the job is."""
-        reached = self._words.reached(self._site.index) if self._is_root else None
-        return None if reached is None else reached[0]
+        if not self._is_root:
+            return None
+        reached = self._words.reached(self._site.index)
+        return self._decision.boundary if reached is None else reached[0]
 
     def _heard_of_checkpoint(self, said: Checkpoints) -> None:
         if self._checkpointing is not None:
@@ -187,17 +193,19 @@ class Beside:
             self._observer.failed(ending)
 
     def _is_to_tell(self) -> bool:
-        """Settle in etcd who tells: the first rank that is not known to have died may have, as the job ends with it.
+        """Settle in etcd which rank prints.
+
+        Several try, as the first that is not known to be dead may just have died.
 
         Raises
         ------
         CoordinatorError
         """
-        dead = self._machine.tombstones
-        listed = [rank for rank in (self._machine.newest or self._decision).live if rank not in dead]
+        dead = self._succession.tombstones
+        listed = [rank for rank in (self._succession.newest or self._decision).live if rank not in dead]
         if self._site.rank not in listed[:_TELLERS]:
             return False
-        return self._coordinator.write({"told": str(self._site.rank).encode()}, absent=("told",))
+        return self._coordinator.write({TOLD: str(self._site.rank).encode()}, absent=(TOLD,))
 
     def _leave_by_fault(self, error: Exception) -> None:
         log.error("this rank leaves, the others go on: %s: %s", type(error).__name__, error)

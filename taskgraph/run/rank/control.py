@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,10 +13,11 @@ from taskgraph.ids import Epoch, Generation, Rank, TaskId
 from taskgraph.plan import records
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
-from taskgraph.plan.evidence import Evidence, Tombstone
+from taskgraph.plan.evidence import Evidence
 from taskgraph.plan.lineage import History
 from taskgraph.run.checkpoints.gate import Gate
 from taskgraph.run.rank.error_ending import ending_of
+from taskgraph.run.rank.inbox import Inbox
 from taskgraph.run.rank.leaving import leave_now
 from taskgraph.run.rank.observer import Observer
 from taskgraph.run.rank.timeline import Timeline
@@ -28,65 +28,6 @@ log = logging.getLogger(__name__)
 
 END_KNOWN_S = 5.0
 """How long to wait for etcd to take an end, or for the reason of one, in seconds."""
-
-
-class Inbox:
-    """What the sidecar has heard, for the main thread. It is the `Follower` of the rank's recovery.
-
-    Parameters
-    ----------
-    lost
-        Is told of each death.
-    tell
-        Prints what no rank has said.
-    checkpoint
-        Is told what etcd says of checkpoints.
-    """
-
-    def __init__(
-        self,
-        lost: Callable[[Tombstone], None],
-        tell: Callable[[Ending], None],
-        checkpoint: Callable[[records.Checkpoints], None],
-    ) -> None:
-        self.lost = lost
-        self.checkpoint = checkpoint
-        self._tell = tell
-        self._news = threading.Condition()
-        self._ending: Ending | None = None
-        self._decided: tuple[Decision, History] | None = None
-        self.decided_at = 0.0
-        """When the newest decision was here, in seconds since 1970."""
-
-    def ended(self, ending: Ending) -> None:
-        """Take the end of the job. What no rank has said, such as the loss of etcd's data, is told here."""
-        if ending.message and ending.rank is None:
-            self._tell(ending)
-        with self._news:
-            self._ending = ending
-            self._news.notify_all()
-
-    def decided(self, decision: Decision, history: History) -> None:
-        """Take a generation; it replaces one that was not adopted yet."""
-        with self._news:
-            self._decided, self.decided_at = (decision, history), time.time()
-            self._news.notify_all()
-
-    def dead(self, tombstone: Tombstone) -> None:
-        """Leave at once: this rank was declared dead, and whatever it does is not wanted any more."""
-        log.warning("this rank leaves: it was declared dead (%s)", tombstone.describe())
-        leave_now(0)
-
-    def ending(self, timeout_s: float = 0.0) -> Ending | None:
-        """Return the end of the job, or None where it is not known in time."""
-        with self._news:
-            self._news.wait_for(lambda: self._ending is not None, timeout_s)
-            return self._ending
-
-    def decision(self, after: Generation) -> tuple[Decision, History] | None:
-        """Return the newest decision, if it is of a generation above `after`."""
-        decided = self._decided
-        return decided if decided is not None and decided[0].generation > after else None
 
 
 class RankControl:
@@ -104,6 +45,8 @@ class RankControl:
         Tells whether what started this rank is there no more.
     gate
         Where this rank stops if it is the root of a job that is to pause.
+    must_write
+        Tells whether the end of a job in a generation has to be in etcd before anyone leaves.
     """
 
     def __init__(
@@ -118,6 +61,7 @@ class RankControl:
         adopted: Callable[[Decision], None],
         launcher_gone: Callable[[], bool],
         gate: Gate,
+        must_write: Callable[[Generation], bool],
     ) -> None:
         self._rank = rank
         self._sidecar = sidecar
@@ -129,6 +73,7 @@ class RankControl:
         self._adopted = adopted
         self._launcher_gone = launcher_gone
         self._gate = gate
+        self._must_write = must_write
         self._decision: Decision | None = None
 
     @property
@@ -159,9 +104,8 @@ class RankControl:
     def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
         """End the job by an error of the application, unless a failure came before; tell of it if it is the first."""
         ending = ending_of(error, self._rank, task, epoch)
-        if (
-            self._launcher_gone()
-        ):  # a terminal that goes with it makes every `print` fail, until the keeper ends this rank
+        # A terminal that goes with the launcher makes every `print` fail, until the keeper ends this rank.
+        if self._launcher_gone():
             log.info("the launcher is gone, and with that this does not count: %s", ending.describe())
             return
         asked = self._sidecar.ask_end(ending, records.must_be_current(self._rank, generation))
@@ -188,7 +132,7 @@ class RankControl:
         """Write the status, after what was handed to the sidecar before: a check of a graph may still end the job."""
         answer: Future[bool] = Future()
         absent = records.excluded_by_decision(generation)
-        if not self._sidecar.has_etcd and (generation == 0 or self._sidecar.wiped):
+        if not self._sidecar.has_etcd and (not self._must_write(generation) or self._sidecar.wiped):
             log.warning("etcd is away, and is not told that the job is over; nothing is lost by that")
             return
 
@@ -200,7 +144,7 @@ class RankControl:
         try:
             first = answer.result(END_KNOWN_S)
         except TimeoutError:
-            if generation == 0:  # nobody needs to hear of it by etcd
+            if not self._must_write(generation):  # nobody needs to hear of it by etcd
                 log.warning("etcd did not take the end of the job within %.1f s; nothing is lost by that", END_KNOWN_S)
                 return
             raise EpochAborted from None

@@ -1,4 +1,4 @@
-"""How a process of the job ends: MPI_Finalize waits for all ranks, and for one that never comes it waits for ever."""
+"""How a process of the job ends: MPI_Finalize waits for all ranks, and for one that never comes it waits forever."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _flush() -> None:
 
 
 def leave_hard(status: int) -> int:
-    """Let this process end so when its program does, and return the status.
+    """Make this process end with `status`, and without MPI, when its program does; return the status.
 
     MPI would have removed what it keeps in shared memory, of the dead as well.
     """
@@ -65,7 +65,8 @@ def leave_hard(status: int) -> int:
 def all_come(communicator: Intracomm) -> bool:
     """Meet the ranks of all hosts at the end of the job; return False where one has died and will not come.
 
-    Only where that does not end the others: MPI then says so here, and MPI_Finalize would wait for it.
+    Only for launchers under which one death does not end the others: MPI reports a death here, while MPI_Finalize would
+    wait forever.
     """
     from mpi4py import MPI
 

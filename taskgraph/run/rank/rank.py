@@ -183,6 +183,7 @@ def _worker(
         beside.adopted,
         lambda: not all(map(alive, launched_by)),
         gate,
+        beside.must_write,
     )
     snapshots = HostSnapshots(shared.slots, shared.commits, site.index, files)
     return Worker(program, site.rank, site.host, decision, connect, check_beside, snapshots, control), control

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from taskgraph.ids import Epoch, Rank
 from taskgraph.plan.decision import Decision
@@ -34,8 +34,6 @@ class Recovered:
         Until the decision was here.
     restored_s
         Until the state was that of the boundary resumed from.
-    committed_s
-        Until the first epoch after it was committed; 0: that is still to come.
     """
 
     before: Decision
@@ -44,7 +42,6 @@ class Recovered:
     known_s: float
     agreed_s: float
     restored_s: float
-    committed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ class Timeline:
         self._lost_s = 0.0
 
     def heard(self, tombstone: Tombstone, now: float) -> None:
-        """Take in that a tombstone is known here."""
+        """Note that a tombstone is known here."""
         for rank in tombstone.ranks:
             self._heard.setdefault(rank, (tombstone, now))
         log.info("rank=%d phase=known dead=%s: %s", self._rank, list(tombstone.ranks), tombstone.describe())
@@ -82,7 +79,7 @@ class Timeline:
     def resumed(
         self, decision: Decision, reached: tuple[Epoch, float] | None, agreed_at: float, now: float
     ) -> Recovered:
-        """Take in that this rank has restored its state in a generation.
+        """Note that this rank has restored its state in a generation.
 
         Parameters
         ----------
@@ -115,18 +112,16 @@ class Timeline:
         self._log(recovered)
         return recovered
 
-    def epoch(self, epoch: Epoch, now: float) -> Recovered | None:
-        """Take in, after a failure, that an epoch begins; return the recovery that is complete by that, if one is."""
+    def epoch(self, epoch: Epoch, now: float) -> None:
+        """Note, after a failure, that an epoch begins: with the second, the first is committed."""
         if epoch == self._furthest:
             self._lost_s += now - self._furthest_began
         is_complete = self._latest is not None and epoch > self._latest[0].decision.boundary
         self.is_behind = epoch < self._furthest or (self._latest is not None and not is_complete)
-        if self._latest is None or not is_complete:
-            return None
-        (latest, died_at), self._latest = self._latest, None
-        generation, committed_s = latest.decision.generation, now - died_at
-        log.info("rank=%d generation=%d phase=committed ms=%.1f", self._rank, generation, 1000 * committed_s)
-        return replace(latest, committed_s=committed_s)
+        if self._latest is not None and is_complete:
+            (latest, died_at), self._latest = self._latest, None
+            generation, ms = latest.decision.generation, 1000 * (now - died_at)
+            log.info("rank=%d generation=%d phase=committed ms=%.1f", self._rank, generation, ms)
 
     def survived(self, epochs: Epoch) -> Survived:
         """Sum up."""

@@ -38,7 +38,7 @@ _KILL_S = 10.0
 _UNLOCK_S = 2.0
 
 
-def directories(base: Path, lineage: str) -> Iterator[tuple[HostDir, KeeperSpec]]:
+def directories(base: Path, series: str) -> Iterator[tuple[HostDir, KeeperSpec]]:
     """Yield what there is on this machine of a supervised run, the oldest attempt first."""
     found = []
     for path in base.iterdir():
@@ -46,7 +46,7 @@ def directories(base: Path, lineage: str) -> Iterator[tuple[HostDir, KeeperSpec]
             with contextlib.suppress(UsageError, OSError, ValueError, KeyError, TypeError):
                 directory = HostDir.open(path)
                 spec = KeeperSpec.decode(directory.spec.read_text(encoding="utf-8"))
-                if spec.attempt is not None and spec.attempt.lineage == lineage and _is_of_here(directory):
+                if spec.attempt is not None and spec.attempt.series == series and _is_of_here(directory):
                     found.append((spec.attempt.attempt, directory, spec))
     for _, directory, spec in sorted(found, key=lambda item: item[0]):
         yield directory, spec
@@ -107,7 +107,7 @@ def inherit(directory: HostDir, host: Host, attempt: Supervised) -> Inherited | 
         Of this launch, without slots. It has those that were found afterwards.
     """
     known, found = NOTHING_KNOWN, False
-    others = [old for old, spec in directories(directory.path.parent, attempt.lineage) if spec.host == host]
+    others = [old for old, spec in directories(directory.path.parent, attempt.series) if spec.host == host]
     others = [old for old in others if old.path != directory.path]
     for old in others:
         end_all(old)

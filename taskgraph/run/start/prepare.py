@@ -21,6 +21,7 @@ from taskgraph.plan import records
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.layout import Layout, assign
 from taskgraph.plan.manifest import Name
+from taskgraph.plan.records import HOSTS
 from taskgraph.plan.revival import Inherited
 from taskgraph.run.host.directory import HostDir
 from taskgraph.run.host.files import write_atomically
@@ -80,7 +81,7 @@ def prepare_host(communicator: Intracomm, config: Config, site: Site) -> tuple[H
         AbortWords.create(directory.words, len(site.local)).close()
         found = None if site.attempt is None else inherit(directory, site.host, site.attempt)
         if not directory.slots.exists():
-            SlotDir.create(directory.slots, site.lineage)
+            SlotDir.create(directory.slots, site.series)
         Commits.create(directory.commits, len(site.local))
         if found is not None:
             pass_on(directory, found.known)
@@ -163,7 +164,7 @@ def begin(
 def _wait_for_hosts(coordinator: Coordinator, hosts: set[Host], timeout_s: float) -> None:
     """Wait until the keepers hold their leases: without one a host counts as lost."""
     deadline = time.monotonic() + timeout_s
-    while missing := hosts - {key.removeprefix("hosts/") for key in coordinator.read("hosts/")}:
+    while missing := hosts - {key.removeprefix(HOSTS) for key in coordinator.read(HOSTS)}:
         if time.monotonic() > deadline:
             raise CoordinatorError(f"the keepers of {', '.join(sorted(missing))} were not up within {timeout_s:.1f} s")
         time.sleep(0.005)

@@ -68,9 +68,9 @@ class Site:
     attempt: Supervised | None = None
 
     @property
-    def lineage(self) -> str:
+    def series(self) -> str:
         """Identity of all launches of this run together."""
-        return self.run if self.attempt is None else self.attempt.lineage
+        return self.run if self.attempt is None else self.attempt.series
 
     @property
     def host(self) -> Host:

@@ -12,6 +12,7 @@ from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.processes import Process
 from taskgraph.errors import CoordinatorError, CoordinatorUnreachable, RunReplaced, RunWiped
 from taskgraph.ids import Epoch, Host
+from taskgraph.plan import records
 from taskgraph.plan.lifecycle import Unit
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,8 @@ class Registration:
     needs_etcd = True
 
     def __init__(self, unit: Unit, process: Process) -> None:
-        self._key = f"ranks/{unit.rank}"
+        assert unit.rank is not None
+        self._key = records.rank_key(unit.rank)
         self._value = json.dumps({"host": unit.host, "pid": process.pid, "start": process.start}).encode()
 
     def turn(self, coordinator: Coordinator, now: float) -> float:
@@ -57,7 +59,7 @@ class Show:
     Parameters
     ----------
     epoch
-        Tells it; None: somebody else does.
+        Returns the epoch; None: another rank does this.
     """
 
     needs_etcd = False
@@ -86,7 +88,7 @@ class Progress:
     Parameters
     ----------
     epoch
-        Tells it; None: somebody else writes it.
+        Returns the epoch; None: another rank does this.
     """
 
     needs_etcd = True
@@ -114,7 +116,7 @@ class Progress:
         epoch = self._epoch()
         if epoch is None or epoch == self._written:
             return False
-        coordinator.write({"progress": json.dumps({"epoch": epoch}).encode()})
+        coordinator.write({records.PROGRESS: json.dumps({"epoch": epoch}).encode()})
         self._written = epoch
         return True
 
@@ -126,7 +128,7 @@ class HostLease:
     AGAIN_S = 0.1
 
     def __init__(self, host: Host, process: Process, ttl_s: float) -> None:
-        self._key = f"hosts/{host}"
+        self._key = records.host_key(host)
         self._value = json.dumps({"pid": process.pid, "start": process.start}).encode()
         self._ttl_s = ttl_s
         self._lease: int | None = None

@@ -1,4 +1,4 @@
-"""What one unit knows of the health of etcd, and for how long: so that it can tell when waiting has no more sense."""
+"""What one unit knows of the health of etcd, and for how long: so that it can tell when waiting is pointless."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EtcdState:
     Parameters
     ----------
     patience
-        How long to wait for it; None: for ever.
+        How long to wait for it; None: forever.
     words
         Of the host: how far its ranks are.
     """
@@ -65,12 +65,12 @@ class EtcdState:
         return not self.away and not self.wiped
 
     def set_away(self, away: bool, now: float) -> None:
-        """Take in that an outage begins or ends; `now` in seconds."""
+        """Note that an outage begins or ends; `now` in seconds."""
         if away != self.away:
             self._away_since = now if away else None
 
     def lose(self, why: str) -> None:
-        """Take that etcd has nothing of this run any more: the job goes on without it, as far as it comes."""
+        """Note that etcd has nothing of this run any more: the job goes on without it, as far as it comes."""
         if not self.wiped:
             self.wiped = True
             log.warning("etcd is lost, the job goes on without it to the next failure: %s", why)
@@ -103,7 +103,7 @@ class EtcdState:
         return Ending(status=1, message=f"{whose} has not answered for {away_s:.0f} s{why}", lost=own)
 
     def suspended(self, now: float) -> None:
-        """Take that this unit has not run for a while: what it measures begins anew."""
+        """Note that this unit has not run for a while: what it measures begins anew."""
         self._away_since = now if self.away else None
         self._moved_at = self._over_since = None
 

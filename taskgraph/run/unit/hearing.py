@@ -6,24 +6,23 @@ from collections.abc import Iterator
 
 from taskgraph.backends.coordinator import Deleted, Event, Put, Reachable, Resync, Unreachable
 from taskgraph.ids import Host
-from taskgraph.plan import lifecycle
+from taskgraph.plan import lifecycle, records
 from taskgraph.plan.ending import Ending
-
-_HOSTS = "hosts/"
+from taskgraph.plan.records import HOSTS
 
 
 def hear(news: Event, run: str) -> Iterator[lifecycle.Event]:
     """Say what a change means to a unit of `run`. Keys that mean nothing to it yield nothing."""
     match news:
         case Resync(entries):
-            yield _run_event(entries.get("run"), run)
-            if "status" in entries:
-                yield lifecycle.StatusSeen(ending_of(entries["status"]))
-        case Put("run", value):
+            yield _run_event(entries.get(records.RUN), run)
+            if records.STATUS in entries:
+                yield lifecycle.StatusSeen(ending_of(entries[records.STATUS]))
+        case Put(records.RUN, value):
             yield _run_event(value, run)
-        case Deleted("run"):
+        case Deleted(records.RUN):
             yield lifecycle.RunIsAbsent()
-        case Put("status", value):
+        case Put(records.STATUS, value):
             yield lifecycle.StatusSeen(ending_of(value))
         case Unreachable(why):
             yield lifecycle.EtcdAway(why)
@@ -35,11 +34,11 @@ def hosts_after(hosts: frozenset[Host] | None, news: Event) -> frozenset[Host] |
     """Return the hosts that hold their lease, after a change. None: not known yet."""
     match news:
         case Resync(entries):
-            return frozenset(key.removeprefix(_HOSTS) for key in entries if key.startswith(_HOSTS))
-        case Put(key) if key.startswith(_HOSTS):
-            return (hosts or frozenset()) | {key.removeprefix(_HOSTS)}
-        case Deleted(key) if key.startswith(_HOSTS):
-            return (hosts or frozenset()) - {key.removeprefix(_HOSTS)}
+            return frozenset(key.removeprefix(HOSTS) for key in entries if key.startswith(HOSTS))
+        case Put(key) if key.startswith(HOSTS):
+            return (hosts or frozenset()) | {key.removeprefix(HOSTS)}
+        case Deleted(key) if key.startswith(HOSTS):
+            return (hosts or frozenset()) - {key.removeprefix(HOSTS)}
     return hosts
 
 

@@ -18,7 +18,6 @@ from taskgraph.plan.lifecycle import (
     EndAsked,
     EtcdAway,
     Event,
-    RunIsAbsent,
     RunIsAnothers,
     RunIsOurs,
     State,
@@ -26,6 +25,7 @@ from taskgraph.plan.lifecycle import (
     Unit,
     UnitFailed,
 )
+from taskgraph.plan.records import STATUS
 from taskgraph.run.unit.etcd_state import WIPED, EtcdState
 from taskgraph.run.unit.hearing import ending_of
 
@@ -147,15 +147,7 @@ class JobEnd:
 
     def take(self, event: Event, request: _EndRequest | None = None) -> None:
         """Take in an event. May raise what the coordinator does; then nothing has happened yet."""
-        if isinstance(event, RunIsAbsent) and self._state is State.RUNNING:
-            self._etcd.lose(WIPED)  # a job to which nothing happens does not need it
-            return
-        after, orders = lifecycle.step(self._state, event)
-        if Do.WRITE_STATUS in orders:
-            assert request is not None
-            self._write_status(request)
-            return
-        self._state = after
+        self._state, orders = lifecycle.step(self._state, event)
         for order in orders:
             self._obey(order, event, request)
 
@@ -193,7 +185,10 @@ class JobEnd:
 
     def _obey(self, order: Do, event: Event, request: _EndRequest | None) -> None:
         match order, event:
-            case Do.DELIVER, StatusSeen() | UnitFailed() | RunIsAbsent() | RunIsAnothers():
+            case Do.WRITE_STATUS, _:
+                assert request is not None
+                self._write_status(request)
+            case Do.DELIVER, StatusSeen() | UnitFailed() | RunIsAnothers():
                 self._ruling = event.ending
                 log.info("the job is over: status %d %s", event.ending.status, event.ending.describe())
                 self._on_end(event.ending)
@@ -203,6 +198,8 @@ class JobEnd:
             case Do.ANSWER_LOST, _:
                 assert request is not None
                 request.answer_after(self._ruling)
+            case Do.LOSE_ETCD, _:
+                self._etcd.lose(WIPED)
             case Do.LOG_OUTAGE, EtcdAway(why):
                 log.warning("etcd is away, the job goes on without it: %s", why)
             case Do.LOG_RETURN, _:
@@ -211,8 +208,8 @@ class JobEnd:
     def _write_status(self, request: _EndRequest) -> None:
         value = request.ending.encode()
         tried, request.tried = request.tried, True
-        won = self._coordinator.write({"status": value}, absent=("status", *request.absent))
-        there = value if won else self._coordinator.read("status").get("status")
+        won = self._coordinator.write({STATUS: value}, absent=(STATUS, *request.absent))
+        there = value if won else self._coordinator.read(STATUS).get(STATUS)
         self.take(RunIsOurs())  # else the write would have been refused
         if there is not None:
             self.take(StatusSeen(ending_of(there)))

@@ -15,13 +15,15 @@ from taskgraph.backends.coordinator import Coordinator, Deleted, Event, Put, Res
 from taskgraph.backends.slots import SlotDir
 from taskgraph.backends.words import AbortWords
 from taskgraph.errors import CoordinatorUnreachable
-from taskgraph.ids import Rank
-from taskgraph.plan import records, succession
+from taskgraph.ids import Generation, Rank
+from taskgraph.plan import acts, records
+from taskgraph.plan.acts import Acts, HostState, Turn
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.evidence import Evidence, Tombstone, Work
 from taskgraph.plan.lineage import History
+from taskgraph.plan.news import Checkpoints, News, RankDead, read, read_deleted
 from taskgraph.plan.records import Write
-from taskgraph.plan.succession import Acts, HostState, Succession, Turn
+from taskgraph.plan.succession import Succession
 from taskgraph.run.state.host_snapshots import read_slots
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class Follower(Protocol):
     def dead(self, tombstone: Tombstone) -> None:
         """Hear that the unit's own rank has been declared dead."""
 
-    def checkpoint(self, said: records.Checkpoints) -> None:
+    def checkpoint(self, said: Checkpoints) -> None:
         """Hear what is said of checkpoints."""
 
 
@@ -50,7 +52,7 @@ class Recovery:
 
     Parameters
     ----------
-    machine
+    succession
         Decides.
     slots, commits, words
         Of the host.
@@ -63,7 +65,7 @@ class Recovery:
 
     def __init__(
         self,
-        machine: Succession,
+        succession: Succession,
         slots: SlotDir,
         commits: Commits,
         words: AbortWords,
@@ -71,7 +73,7 @@ class Recovery:
         lease_s: float = 3.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._machine = machine
+        self._succession = succession
         self._slots = slots
         self._commits = commits
         self._words = words
@@ -90,12 +92,16 @@ class Recovery:
     @property
     def tombstones(self) -> dict[Rank, Tombstone]:
         """Every tombstone that was heard of."""
-        return self._machine.tombstones
+        return self._succession.tombstones
 
     @property
     def pending(self) -> bool:
         """Whether a failure is known here that is not recovered from."""
-        return self._machine.failure_known or bool(self._accused)
+        return self._succession.failure_known or bool(self._accused)
+
+    def must_write(self, generation: Generation) -> bool:
+        """Tell whether the end of the job in a generation has to be in etcd before anyone leaves; from any thread."""
+        return bool(self._accused) or self._succession.must_write(generation)
 
     def accuse(
         self,
@@ -110,7 +116,7 @@ class Recovery:
         self._accused.append((tuple(ranks), evidence, detail, time.time() if at is None else at, working))
 
     def suspended(self) -> None:
-        """Take that this unit has not run for a while: for the time of a lease it accuses no host of silence."""
+        """Note that this unit has not run for a while: for the time of a lease it accuses no host of silence."""
         self._trust_at = self._clock() + self._lease_s
 
     def report_self(self, coordinator: Coordinator, rank: Rank, reporter: str, detail: str) -> bool:
@@ -121,49 +127,49 @@ class Recovery:
         bool
             False where no rank would be left to go on: nothing is recovered then.
         """
-        newest = self._machine.newest
+        newest = self._succession.newest
         if newest is None:
             return False
         said = records.bury(Tombstone((rank,), Evidence.SELF, reporter, detail, time.time()))
         coordinator.write(said.entries, absent=said.absent)
-        dead = {int(key.rpartition("/")[2]) for key in coordinator.read("dead/")}
+        dead = {int(key.rpartition("/")[2]) for key in coordinator.read(records.DEAD)}
         return not dead.issuperset(newest.live)
 
     def hear(self, news: Event) -> None:
         """Take in a change in etcd."""
         match news:
             case Resync(entries):
-                everything = [records.read(key, value) for key, value in entries.items()]
+                everything = [read(key, value) for key, value in entries.items()]
                 self._tell(everything)
-                self._obey(self._machine.resync(said for said in everything if said is not None))
+                self._obey(self._succession.resync(said for said in everything if said is not None))
             case Put(key, value):
-                said = records.read(key, value)
+                said = read(key, value)
                 self._tell([said])
                 if said is not None:
-                    self._obey(self._machine.hear([said]))
+                    self._obey(self._succession.hear([said]))
             case Deleted(key):
-                said = records.read_deleted(key)
+                said = read_deleted(key)
                 if said is not None:
-                    self._obey(self._machine.hear([said]))
+                    self._obey(self._succession.hear([said]))
 
-    def _tell(self, news: Iterable[records.News | None]) -> None:
+    def _tell(self, news: Iterable[News | None]) -> None:
         for said in news:
-            if isinstance(said, records.RankDead) and said.rank not in self._machine.tombstones:
+            if isinstance(said, RankDead) and said.rank not in self._succession.tombstones:
                 self._follower.lost(said.tombstone)
-            elif isinstance(said, records.Checkpoints):
+            elif isinstance(said, Checkpoints):
                 self._follower.checkpoint(said)
 
     def turn(self, coordinator: Coordinator) -> float:
         """Do what is to be done in etcd. Return the seconds until there is something to do again."""
         while self._accused:
-            self._obey(self._machine.accuse(*self._accused.popleft()))
+            self._obey(self._succession.accuse(*self._accused.popleft()))
         now = self._clock()
         if self._held and now >= self._trust_at:
             self._writes += self._held
             self._held.clear()
         for due in [timer for timer in self._timers if timer[0] <= now]:
             self._timers.remove(due)
-            self._obey(self._machine.turn_came(due[1]))
+            self._obey(self._succession.turn_came(due[1]))
         if now >= self._retry_at:
             self._write(coordinator)
         waits = [at - now for at, _ in self._timers]
@@ -183,32 +189,32 @@ class Recovery:
                 return
             trace.reached("recovery.written")
             self._writes.popleft()
-            self._obey(self._machine.answered(write, done))
+            self._obey(self._succession.answered(write, done))
 
-    def _obey(self, acts: Acts) -> None:
-        for act in acts:
+    def _obey(self, ordered: Acts) -> None:
+        for act in ordered:
             match act:
-                case succession.Freeze(generation):
+                case acts.Freeze(generation):
                     self._slots.raise_floor(generation)
                     trace.reached("recovery.floor")
                     known, over = self._commits.read()
                     state = HostState(read_slots(self._slots), known, over)
-                    self._obey(self._machine.frozen(generation, state))
-                case succession.RaiseFloor(generation):
+                    self._obey(self._succession.frozen(generation, state))
+                case acts.RaiseFloor(generation):
                     self._slots.raise_floor(generation)
-                case succession.Abort(generation):
+                case acts.Abort(generation):
                     self._words.set_all(generation)
-                case succession.Transact(write):
+                case acts.Transact(write):
                     held = self._clock() < self._trust_at and _accuses_silent(write)
                     (self._held if held else self._writes).append(write)
-                case succession.Wait(delay_s, turn):
+                case acts.Wait(delay_s, turn):
                     self._timers.append((self._clock() + delay_s, turn))
-                case succession.Adopt(decision):
-                    self._follower.decided(decision, self._machine.history)
-                case succession.LeaveDead(tombstone):
+                case acts.Adopt(decision):
+                    self._follower.decided(decision, self._succession.history)
+                case acts.LeaveDead(tombstone):
                     self._follower.dead(tombstone)
 
 
 def _accuses_silent(write: Write) -> bool:
     """Tell whether a write says of a host that it fell silent: it counts only if its lease is still gone."""
-    return any(key.startswith(records.host_key("")) for key in write.absent)
+    return any(key.startswith(records.HOSTS) for key in write.absent)

@@ -1,7 +1,8 @@
 """The thread beside the main thread of a rank, and the heart of a keeper: it talks to etcd, so that nobody else has to.
 
-It never touches MPI or user code. What it hears goes through the table of `taskgraph.plan.lifecycle`; this file turns
-keys into events and obeys orders. One turn is a plain method, so a test needs no thread and no sleep.
+It never touches MPI or user code. `hearing` turns changed keys into events, `job_end` and `recovery` act on them,
+`schedule` does what is due; this file gives them turns. One turn is a plain method, so a test needs no thread and no
+sleep.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concurrent.futures import Future
 from taskgraph.backends.coordinator import Coordinator
 from taskgraph.backends.coordinator import Event as News
 from taskgraph.backends.words import OVER, AbortWords
-from taskgraph.errors import CoordinatorError, RunReplaced, RunWiped, TaskgraphError
+from taskgraph.errors import RunReplaced, RunWiped, TaskgraphError
 from taskgraph.ids import Host, Rank
 from taskgraph.plan.ending import Ending
 from taskgraph.plan.evidence import Evidence, Work
@@ -128,27 +129,15 @@ class Sidecar:
         self._thread = threading.Thread(target=self.run, name="taskgraph-sidecar", daemon=True)
         self._thread.start()
 
-    def end(self, ending: Ending, timeout_s: float = 5.0, absent: Collection[str] = ()) -> bool:
-        """End the job, unless it has ended, or one of the keys in `absent` is there.
+    def ask_end(self, ending: Ending, absent: Collection[str] = ()) -> Future[bool]:
+        """Begin to end the job, unless it has ended, or one of the keys in `absent` is there.
 
         Returns
         -------
-        bool
+        Future of bool
             True if this ending is the first, and rules; False where another was first. `on_end` is called in both
-            cases, with the one that rules.
-
-        Raises
-        ------
-        CoordinatorError
-            etcd took nothing within `timeout_s` seconds. It is tried further until `close`.
+            cases, with the one that rules. It is tried until `close`, which raises CoordinatorError here.
         """
-        try:
-            return self.ask_end(ending, absent).result(timeout_s)
-        except TimeoutError:
-            raise CoordinatorError(f"etcd did not take the end of the job within {timeout_s:.1f} s") from None
-
-    def ask_end(self, ending: Ending, absent: Collection[str] = ()) -> Future[bool]:
-        """Begin to end the job; the future has what `end` returns."""
         answer = self._end.ask(ending, absent)
         if self._finished:  # nobody will look any more
             self._end.refuse_all()
