@@ -6,9 +6,11 @@ mistake, and the job would silently run without what was asked for.
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -128,6 +130,10 @@ class Config:
     def _bound(self, option: str, low: float, high: float) -> None:
         value = getattr(self, option)
         in_seconds = option.endswith("_s")
+        if not in_seconds and not isinstance(value, bool | int):
+            with suppress(TypeError):  # such as NumPy's integers
+                value = operator.index(value)
+                object.__setattr__(self, option, value)
         if isinstance(value, bool) or not isinstance(value, (int, float) if in_seconds else int):
             raise UsageError(f"{option}={value!r} is not {'a number' if in_seconds else 'an integer'}")
         if not low <= value <= high:

@@ -5,6 +5,7 @@
     TaskgraphError
     ├── UsageError              fix the program, the options or the launch line
     │   ├── GraphError          the tasks' processors and channels do not fit together
+    │   ├── CannotPickle        a value that is no plain array cannot travel
     │   └── MpiMismatch         the extension and mpi4py were built for different MPIs
     ├── CoordinatorError        etcd refused, or is not what it was
     │   ├── CoordinatorUnreachable
@@ -52,6 +53,13 @@ class GraphError(UsageError):
         self.task = task
         self.epoch = epoch
         self.channel = channel
+
+
+class CannotPickle(UsageError):
+    """A value cannot be turned into bytes, or not back. Its cause is what pickle, or the value's own code, raised."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
 
 
 class MpiMismatch(UsageError):

@@ -142,7 +142,7 @@ class Job:
             self.add_linkage(name, linkage)
 
     def start(self) -> int:
-        """Run the job to its end. Call it once, on every rank.
+        """Run the job to its end. Call it on every rank; another call is another run.
 
         Inside, MPI belongs to the framework; MPI calls of your own come before or after.
 

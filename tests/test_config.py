@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -208,3 +209,12 @@ def test_the_password_comes_from_wherever_it_was_given(tmp_path):
 def test_an_argument_that_is_no_option_is_an_error_of_python():
     with pytest.raises(TypeError, match="backup"):
         config(backup=1)
+
+
+def test_integers_of_numpy_are_integers():
+    config = Config(name="a", num_tasks=np.prod((2, 3)), epochs=np.int32(5))
+    assert (config.num_tasks, config.epochs) == (6, 5)
+    assert type(config.num_tasks) is int
+    for wrong in (np.float64(3), np.True_, "3"):
+        with pytest.raises(UsageError, match="num_tasks=.*is not an integer"):
+            Config(name="a", num_tasks=wrong)

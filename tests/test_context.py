@@ -79,6 +79,12 @@ def test_a_tag_is_a_text_or_a_number(tag):
         asks(lambda ctx: ctx.outbound([0, 2], tag))
 
 
+@pytest.mark.parametrize(("tag", "said"), [("\udc80", "surrogate"), (1 << 63, "64 bits"), (-1 << 99, "too long")])
+def test_a_tag_that_cannot_be_written_down_is_refused(tag, said):
+    with pytest.raises(tg.UsageError, match=f"tag.*{said}"):
+        asks(lambda ctx: ctx.inbound(2, tag))
+
+
 class Text(enum.StrEnum):
     W = "w"
 

@@ -22,7 +22,15 @@ NAMED = {
     "leaves": r"rank 1, task 1, epoch 3: the program called sys.exit\(7\)",
     "no put": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*returned without a value",
     "second put": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*second value",
-    "late get": r"rank 1, task 1, epoch 3: get on channel 0 -> 1 'x' outside compute",
+    "second put, caught": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*second value",
+    "late get": r"rank 1, task 1, epoch 3, channel 0 -> 1 'x': get on channel 0 -> 1 'x' outside compute",
+    "memoryview": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*was put a memoryview",
+    "no pickle": r"rank 1, task 1, epoch 3, channel 1 -> 2 'x': .*cannot be pickled: TypeError: .*generator",
+    "no unpickling": r"rank 2, task 2, epoch 3, channel 1 -> 2 'x': .*cannot be unpickled: KeyError: 'no such thing'",
+    "no words": r"rank 1, task 1, epoch 3: Wordless, and its message cannot be had: ZeroDivisionError in __str__",
+    "no message": r"rank 1, task 1, epoch 3: ValueError",
+    "save": r"rank 1, task 1, epoch 3: OSError: nothing can be saved",
+    "save of text": r"rank 1, task 1, epoch 3: save of 'notes' in task 1 returned str, not bytes",
     "linkage": r"rank 1, task 1, epoch 3: linkage 'nobody' is unknown",
     "other tag": r"rank 1, task 1, epoch 3, channel 0 -> 1 'y': .*task 0 composed no out channel .* it has only 'x'",
     "no receiver": r"rank 0, task 0, epoch 3, channel 0 -> 1 'x': .*task 1 composed no in channel",
@@ -53,6 +61,52 @@ def test_the_traceback_of_user_code_is_shown_once_and_without_frames_of_the_fram
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert done.stderr.count("ValueError: a mistake of all") == 2  # the traceback's last line, and ours
     assert "worker.py" not in done.stderr
+
+
+def test_a_process_that_user_code_has_forked_is_no_rank(mpirun):
+    done = mpirun.run(PROGRAM, ranks=3, args=["forks"], ulfm=True)
+    assert done.stdout.count("the child is over: 7") == 1
+    assert done.stdout.count("the child is over: 1") == 3
+    assert "ValueError: of the child" in done.stderr
+    assert done.stderr.count("a process that was forked in compute is no rank") == 2
+    assert not lines_of_ours(done.stderr)
+    assert "fork_posix" not in done.stderr
+
+
+@pytest.mark.parametrize("ulfm", [False, True])
+def test_an_interrupt_of_one_rank_while_the_job_starts_ends_it(mpirun, ulfm):
+    program = """
+        import os, signal, sys
+        import taskgraph as tg
+        from taskgraph.run.start import prepare
+        if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            prepare.HostDir.open = lambda path: os.kill(os.getpid(), signal.SIGINT)
+        job = tg.Job("interrupted", 2, epochs=3)
+        job.set_task_builder(lambda task_id: None)
+        sys.exit(job.start())
+    """
+    done = mpirun.run(program, ranks=3, ulfm=ulfm, timeout_s=25)
+    assert done.status != 0
+    (line,) = lines_of_ours(done.stderr)
+    assert "rank 1: KeyboardInterrupt" in line
+
+
+def test_a_fault_of_ours_on_one_rank_while_the_job_starts_ends_it(mpirun):
+    program = """
+        import os, sys
+        import taskgraph as tg
+        from taskgraph.run.start import prepare
+        if os.environ["OMPI_COMM_WORLD_RANK"] == "1":
+            def fails(path):
+                raise OSError("no room for a fault")
+            prepare.HostDir.open = fails
+        job = tg.Job("faulty", 2, epochs=3)
+        job.set_task_builder(lambda task_id: None)
+        sys.exit(job.start())
+    """
+    done = mpirun.run(program, ranks=3, ulfm=True, timeout_s=25)
+    (line,) = lines_of_ours(done.stderr)
+    assert "rank 1: the job could not start: OSError: no room for a fault" in line
 
 
 def test_a_cycle_over_ranks_is_found_and_named(mpirun):
@@ -140,6 +194,24 @@ def test_a_rank_that_does_not_find_the_others_does_not_run_the_job_by_itself(mpi
     assert done.status == 1
     (line,) = lines_of_ours(done.stderr)
     assert "Open MPI started 3 ranks, but MPI knows of 1" in line
+
+
+def test_an_mpi_that_nobody_has_started_is_named(mpirun):
+    program = """
+        import sys, mpi4py
+        mpi4py.rc.initialize = False
+        import taskgraph as tg
+        job = tg.Job("unstarted", 2, epochs=1)
+        job.set_task_builder(lambda task_id: None)
+        try:
+            job.start()
+        except tg.UsageError as error:
+            print(error, flush=True)
+            sys.exit(1)
+    """
+    done = mpirun.run(program, ranks=2)
+    assert done.status == 1
+    assert "call MPI.Init_thread() before start()" in done.stdout
 
 
 def test_every_rank_returns_the_status_of_the_job(mpirun):

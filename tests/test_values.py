@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from jobs import put, run
+from jobs import get_into, put, run
 from programs import objects
 from programs.arrays import LAYOUTS, Recipe, assert_arrived, build
 from programs.carry import carrying
@@ -212,9 +212,31 @@ def test_a_memoryview_is_refused_with_what_to_put_instead(ranks):
 
 @by_both_ways
 def test_an_object_that_cannot_be_pickled_is_refused_at_the_put(ranks):
-    with pytest.raises((TypeError, AttributeError, pickle.PicklingError)) as raised:
+    with pytest.raises(tg.GraphError, match="channel 0 -> 1 'value' was put what cannot be pickled: ") as raised:
         carried([lambda: None], ranks)
     assert any(entry.name == "send" for entry in raised.traceback)
+    assert isinstance(raised.value.__cause__, TypeError | AttributeError | pickle.PicklingError)
+
+
+@by_both_ways
+def test_an_array_that_is_lent_to_another_channel_arrives_writable_within_an_object(ranks):
+    got = []
+    array = np.arange(100_000.0)
+
+    def give(ctx, epoch):
+        def compute(ins, outs):
+            outs[0].put(array)
+            outs[1].put({"the same": array})
+
+        ctx.compose(compute, outs=[ctx.outbound(1, "array"), ctx.outbound(1, "object")])
+
+    def take(ctx, epoch):
+        ctx.compose(get_into(got), [ctx.inbound(0, "array"), ctx.inbound(0, "object")])
+
+    assert run(give, take, ranks=ranks) == 0
+    plain, within = got[0], got[1]["the same"]
+    assert plain.flags.writeable and within.flags.writeable
+    assert np.array_equal(plain, array) and np.array_equal(within, array)
 
 
 class Named:

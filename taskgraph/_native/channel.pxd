@@ -37,6 +37,9 @@ cdef class OutboundChannel:
     cdef Processor processor
     cdef int64_t last_put       # epoch of the last put, -1 before the first
 
+    cdef int take(self, value, copy) except -1
+    cdef object wrong(self, str what)
+
 cdef class Processor:
     cdef readonly object task
     cdef readonly int index
@@ -58,6 +61,8 @@ cdef class Epoch:
     cdef readonly int64_t number
     cdef readonly int64_t entered
     cdef readonly Processor running
+    cdef object mistake         # the error of this rank's user code that has to end the job, even if it was caught
+    cdef int forks              # as it was when this was made
     cdef Pump transport
     cdef object codec
     cdef list tasks             # of lists of processors, in the order composed

@@ -90,7 +90,7 @@ class InboundChannel:
 
         Raises
         ------
-        UsageError
+        GraphError
             Called outside the `compute` of the channel's processor.
         """
 
@@ -136,9 +136,8 @@ class OutboundChannel:
         Raises
         ------
         GraphError
-            A second value in one epoch.
-        UsageError
-            A call outside the `compute` of the channel's processor, or a memoryview.
+            A second value in one epoch, which ends the job even if it is caught; a call outside the `compute` of the
+            channel's processor; a memoryview, or an object that cannot be pickled.
         """
 
 @final

@@ -15,10 +15,22 @@ from numpy cimport ndarray
 from taskgraph._native.clock cimport since_1970_ns
 from taskgraph._native.message cimport copied, is_forsaken, is_plain
 
+import os
+
 from taskgraph import trace
-from taskgraph.errors import GraphError, UsageError
+from taskgraph.errors import CannotPickle, GraphError, UsageError
 
 cnp.import_array()
+
+cdef int forks = 0          # that lead from the first process of the program to this one
+
+
+def _forked():
+    global forks
+    forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 cdef class Port:
@@ -70,7 +82,7 @@ cdef class InboundChannel:
 
         Raises
         ------
-        UsageError
+        GraphError
             Called outside the `compute` of the channel's processor.
         """
         if self.processor is None or self.processor is not self.epoch.running:
@@ -122,29 +134,47 @@ cdef class OutboundChannel:
 
         Raises
         ------
-        UsageError
-            A second value in one epoch, a call outside the `compute` of the channel's processor, or a memoryview.
+        GraphError
+            A second value in one epoch, which ends the job even if it is caught; a call outside the `compute` of the
+            channel's processor; a memoryview, or an object that cannot be pickled.
         """
         cdef Epoch epoch = self.epoch
         if self.processor is None or self.processor is not epoch.running:
             raise misplaced("put", self.id, self.processor, epoch)
+        if epoch.forks != forks:
+            raise forked()
         if self.last_put == epoch.number:
-            raise GraphError(
-                f"channel {self.id} was put a second value in epoch {epoch.number}: it carries one an epoch",
-                task=self.processor.task, epoch=epoch.number, channel=self.id,
+            epoch.mistake = self.wrong(
+                f"was put a second value in epoch {epoch.number}: it carries one an epoch"
             )
-        if type(value) is not ndarray and isinstance(value, memoryview):
-            raise UsageError(
-                f"channel {self.id} was put a memoryview, which has no type of its own to arrive as: "
-                "put numpy.asarray(view), or bytes(view)"
-            )
+            raise epoch.mistake
+        if type(value) is not ndarray:
+            if isinstance(value, memoryview):
+                raise self.wrong("was put a memoryview, which has no type of its own to arrive as: "
+                                 "put numpy.asarray(view), or bytes(view)")
+            try:
+                self.take(value, copy)
+            except CannotPickle as error:
+                raise self.wrong(f"was put what cannot be pickled: {error}") from error.__cause__
+        else:
+            self.take(value, copy)
+        self.last_put = epoch.number
+
+    cdef int take(self, value, copy) except -1:
+        """Send a value to another rank, or deliver a copy of it here."""
+        cdef Epoch epoch = self.epoch
         if self.port is not None:
             self.port.send(self.key, epoch.number, value, copy is not None and bool(copy))
             if epoch.hook is not None:
                 epoch.hook("send.put", None)
         else:
             epoch.deliver(self.key, epoch.number, own_copy(value, epoch.codec, epoch.take_vacant(self.key)))
-        self.last_put = epoch.number
+        return 0
+
+    cdef object wrong(self, str what):
+        """Say what is wrong with a put."""
+        return GraphError(f"channel {self.id} {what}",
+                          task=self.processor.task, epoch=self.epoch.number, channel=self.id)
 
     def __repr__(self):
         return f"<out channel {self.id}>"
@@ -160,15 +190,17 @@ cpdef object own_copy(object value, object codec, ndarray vacant=None):
 cdef object misplaced(str call, id, Processor processor, Epoch epoch):
     """Say why a `get` or `put` is refused."""
     if processor is None:
-        return UsageError(f"{call} on channel {id}, which no processor of epoch {epoch.number} has: compose it first")
-    if epoch.running is None:
-        return UsageError(
-            f"{call} on channel {id} outside compute: channels carry values only while a processor computes"
-        )
-    return UsageError(
-        f"{call} on channel {id} by processor {epoch.running.index} of task {epoch.running.task}: "
-        f"it belongs to processor {processor.index} of task {processor.task}"
-    )
+        why = f", which no processor of epoch {epoch.number} has: compose it first"
+    elif epoch.running is None:
+        why = " outside compute: channels carry values only while a processor computes"
+    else:
+        why = (f" by processor {epoch.running.index} of task {epoch.running.task}: "
+               f"it belongs to processor {processor.index} of task {processor.task}")
+    return GraphError(f"{call} on channel {id}{why}", channel=id)
+
+
+cdef object forked():
+    return UsageError("a process that was forked in compute is no rank: end it there, with os._exit")
 
 
 cdef class Processor:
@@ -200,6 +232,7 @@ cdef class Epoch:
         self.codec = codec
         self.transport = transport
         self.number = self.entered = -1
+        self.forks = forks
         self.tasks = []
         self.inbound = {}
         self.early = {}
@@ -319,7 +352,7 @@ cdef class Epoch:
         cdef OutboundChannel outbound
         self.number = number
         self.hook = trace.hook
-        self.running = None
+        self.running = self.mistake = None
         for processors in self.tasks:
             for processor in processors:
                 processor.missing = <int>len(processor.ins)
@@ -419,6 +452,10 @@ cdef class Epoch:
                 self.hook("compute.end", None)
         finally:
             self.mark.working = 0
+        if self.mistake is not None:        # which user code has caught
+            raise self.mistake
+        if self.forks != forks:
+            raise forked()
         for inbound in processor.ins:
             inbound.let_go()
         for outbound in processor.outs:
@@ -436,5 +473,5 @@ cdef class Epoch:
         self.release()
         self.tasks = []
         self.early = {}
-        self.running = None
+        self.running = self.mistake = None
         self.number = -1    # the next to begin may be an older one, and a value of it may come before

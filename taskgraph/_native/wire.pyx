@@ -38,7 +38,7 @@ from taskgraph._native.waiter cimport Waiter
 
 from collections import deque
 
-from taskgraph.errors import TaskgraphError
+from taskgraph.errors import CannotPickle, GraphError, TaskgraphError
 
 cnp.import_array()
 
@@ -269,12 +269,14 @@ cdef class Wire(Waiter):
             return self.epoch.deliver(channel, epoch, memory)
         try:
             value = self.codec.decode(memory)
-        except Exception as error:
+        except CannotPickle as error:
             inbound = self.epoch.inbound.get(channel)
-            name = "a channel" if inbound is None else f"channel {inbound.id}"
-            raise TaskgraphError(
-                f"the object that {name} brought from rank {source} cannot be unpickled: {error}"
-            ) from error
+            id = None if inbound is None else inbound.id
+            name = "a channel" if id is None else f"channel {id}"
+            raise GraphError(
+                f"the object that {name} brought from rank {source} cannot be unpickled: {error}",
+                task=None if id is None else id.destination, epoch=epoch, channel=id,
+            ) from error.__cause__
         return self.epoch.deliver(channel, epoch, value)
 
     cdef int hand_control(self, int source, bint more, uint64_t topic, uint64_t epoch, bytes data) except -1:

@@ -11,11 +11,15 @@ finalizer would wait forever.
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+# User code may fork; what gRPC does about that is to complain, as its threads run. Nothing of ours is used in a child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import grpc.experimental

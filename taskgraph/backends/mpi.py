@@ -15,6 +15,7 @@ from taskgraph._native.mpi import check
 from taskgraph.backends.ofi import leave_out_ofi
 from taskgraph.backends.transport import Handlers, Transport
 from taskgraph.config import Waiting
+from taskgraph.errors import UsageError
 from taskgraph.program.codec import Codec
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def open_communicator() -> Intracomm:
     ------
     MpiMismatch
         The extension was compiled for another MPI than mpi4py has loaded.
+    UsageError
+        mpi4py was told not to start MPI, and nobody has.
     """
     leave_out_ofi(os.environ, Path.home())
     if "mpi4py.MPI" not in sys.modules:
@@ -43,6 +46,8 @@ def open_communicator() -> Intracomm:
     check()  # this imports mpi4py.MPI
     from mpi4py import MPI
 
+    if not MPI.Is_initialized():
+        raise UsageError("mpi4py.rc.initialize is False and MPI is not started: call MPI.Init_thread() before start()")
     communicator = MPI.COMM_WORLD.Dup()
     communicator.Set_errhandler(MPI.ERRORS_RETURN)
     return communicator

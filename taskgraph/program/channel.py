@@ -35,7 +35,7 @@ class InboundChannel(Protocol):
 
         Raises
         ------
-        UsageError
+        GraphError
             Called outside the `compute` of the processor that the channel belongs to.
         """
 
@@ -71,9 +71,8 @@ class OutboundChannel(Protocol):
         Raises
         ------
         GraphError
-            A second value in one epoch.
-        UsageError
-            A call outside the `compute` of the processor that the channel belongs to, or a memoryview.
+            A second value in one epoch, which ends the job even if it is caught; a call outside the `compute` of the
+            processor that the channel belongs to; a memoryview, or an object that cannot be pickled.
         """
 
 
@@ -89,4 +88,10 @@ def checked_tag(tag: object) -> Tag:
     if isinstance(tag, bool) or not isinstance(tag, str | int):
         raise UsageError(f"tag={tag!r} is a {type(tag).__name__}: a channel's tag is a str or an int")
     # Subclasses, such as numpy.str_ and enumerations, are equal to the plain value, so they must name the same channel.
-    return str.__str__(tag) if isinstance(tag, str) else int.__int__(tag)
+    if isinstance(tag, str):
+        if any("\ud800" <= letter <= "\udfff" for letter in tag):
+            raise UsageError(f"tag={tag!r} has half of a surrogate pair, which no encoding has")
+        return str.__str__(tag)
+    if tag.bit_length() > 63:
+        raise UsageError(f"tag: an int of {tag.bit_length()} bits is too long, 63 is the most")
+    return int.__int__(tag)

@@ -5,11 +5,16 @@ Everything returned for sending is a copy: the object may change while it travel
 
 from __future__ import annotations
 
+import copyreg
+import io
 import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+from taskgraph.errors import CannotPickle
 
 BESIDE_BYTES = 4096
 """Buffers from this size on travel beside the stream."""
@@ -32,8 +37,14 @@ class Codec:
         self._loaded: dict[bytes, tuple[np.dtype[Any], int]] = {}
 
     def encode(self, value: object) -> list[Any]:
-        """Return the pickle stream, then the large buffers: objects that export bytes, not shared with `value`."""
+        """Return the pickle stream, then the large buffers: objects that export bytes, not shared with `value`.
+
+        Raises
+        ------
+        CannotPickle
+        """
         beside: list[bytearray] = []
+        stream = io.BytesIO()
 
         def keep_in_stream(buffer: pickle.PickleBuffer) -> bool:
             with buffer.raw() as raw:
@@ -42,15 +53,27 @@ class Codec:
                 beside.append(bytearray(raw))
                 return False
 
-        stream = pickle.dumps(value, protocol=5, buffer_callback=keep_in_stream)
-        return [stream, *beside]
+        pickler = pickle.Pickler(stream, protocol=5, buffer_callback=keep_in_stream)
+        pickler.dispatch_table = {**copyreg.dispatch_table, np.ndarray: _reduced}
+        try:
+            pickler.dump(value)
+        except Exception as error:
+            raise CannotPickle(error) from error
+        return [stream.getbuffer(), *beside]
 
     def decode(self, frames: Sequence[Any]) -> object:
         """Make the object again. It takes over the memory of the frames behind the first, which must be writable.
 
         An array that is the whole object gets memory of its own.
+
+        Raises
+        ------
+        CannotPickle
         """
-        value = pickle.loads(frames[0], buffers=frames[1:])
+        try:
+            value = pickle.loads(frames[0], buffers=frames[1:])
+        except Exception as error:
+            raise CannotPickle(error) from error
         return value.copy(order="A") if type(value) is np.ndarray and not value.flags.owndata else value
 
     def copy(self, value: object) -> object:
@@ -80,3 +103,11 @@ class Codec:
             self._loaded.clear()
         self._loaded[data] = (dtype, hash(dtype))
         return dtype
+
+
+def _reduced(array: NDArray[Any]) -> Any:
+    """Reduce an array within an object so that it arrives writable, as every array does.
+
+    It may be read-only only because it was lent to another channel, and pickle would remember that.
+    """
+    return (array if array.flags.writeable else array.copy(order="K")).__reduce_ex__(5)

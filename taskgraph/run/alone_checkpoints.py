@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from taskgraph.backends.checkpoint_file import Head, Memory, describe, memory_of, size_of
 from taskgraph.config import Config
 from taskgraph.errors import CheckpointError
-from taskgraph.ids import Epoch
+from taskgraph.ids import Epoch, TaskId
 from taskgraph.plan import orders as do
 from taskgraph.plan.checkpoints import interval_s
 from taskgraph.plan.holdings import NO_END
@@ -18,7 +20,7 @@ from taskgraph.plan.manifest import Name
 from taskgraph.run.checkpoints.rounds import FIRST_S, pause_after, warn_of_none
 from taskgraph.run.checkpoints.shelf import Shelf
 from taskgraph.run.state.recall import Recall
-from taskgraph.run.state.replicas import Replica
+from taskgraph.run.state.replicas import Replica, Replicas
 from taskgraph.run.state.snapshots import NoSnapshots
 
 log = logging.getLogger(__name__)
@@ -56,14 +58,13 @@ class AloneCheckpoints(NoSnapshots):
         """Put the state back that a checkpoint holds; return how far ``committed`` had been called."""
         return self._recall(checkpoint, replica)
 
-    def take(self, order: do.Snapshot, replicas: Iterable[Replica]) -> None:
+    def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Copy the state for a checkpoint, if one is due at this boundary and the one before is written."""
         if not self._is_due(order):
             return
-        by_task = {replica.id: replica for replica in replicas}
         name = Name(order.boundary, self._run, 0)
         tasks = [
-            self._copy(name, by_task[slot.task], delivered)
+            self._copy(name, replicas, slot.task, delivered)
             for slot, delivered in zip(order.slots, order.delivered, strict=True)
         ]
         self._thread = threading.Thread(
@@ -80,18 +81,19 @@ class AloneCheckpoints(NoSnapshots):
             return self._clock() >= self._due
         return boundary % every == 0
 
-    def _copy(self, name: Name, replica: Replica, delivered: Epoch) -> tuple[Head, list[Memory]]:
-        parts: list[Memory] = [memory_of(array.copy(order="K")) for array in replica.arrays]
-        parts += [saved.save() for saved in replica.saved]
+    def _copy(self, name: Name, replicas: Replicas, task: TaskId, delivered: Epoch) -> tuple[Head, list[Memory]]:
+        parts = [
+            memory_of(part.copy(order="K")) if isinstance(part, np.ndarray) else part for part in replicas.parts(task)
+        ]
         head = Head(
             job=self._config.name,
             num_tasks=self._config.num_tasks,
-            task=replica.id,
+            task=task,
             boundary=name.boundary,
             run=name.run,
             generation=name.generation,
             delivered=delivered,
-            parts=describe(replica.state),
+            parts=describe(replicas[task].state),
             lengths=tuple(len(part) for part in parts),
         )
         return head, parts

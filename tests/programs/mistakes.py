@@ -1,5 +1,6 @@
 """A ring of tasks, one of which makes the mistake that is named on the command line, in epoch 3."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -12,9 +13,27 @@ MISTAKE = sys.argv[1]
 LINGER_S = 30.0
 
 
+class Wordless(Exception):
+    def __str__(self):
+        return str(1 / 0)
+
+
+class Unreadable:
+    def __reduce__(self):
+        return dict.__getitem__, ({}, "no such thing")
+
+
 class Player(tg.Task):
     def init(self, framework):
         self.me, self.num_tasks = framework.task_id, framework.num_tasks
+        self.wrong = self.is_done = False
+        if MISTAKE.startswith("save"):
+            framework.protect("notes", save=self.save, load=lambda data: None)
+
+    def save(self):
+        if self.wrong and MISTAKE == "save":
+            raise OSError("nothing can be saved")
+        return "text" if self.wrong else b"bytes"
 
     def set_epoch(self, ctx, epoch):
         self.epoch = epoch
@@ -51,9 +70,40 @@ class Player(tg.Task):
         if self.wrong and MISTAKE == "interrupted":
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(LINGER_S)
-        outs[0].put(self.epoch)
+        if self.wrong and MISTAKE == "memoryview":
+            outs[0].put(memoryview(b"abc"))
+        if self.wrong and MISTAKE == "no pickle":
+            outs[0].put(number for number in range(3))
+        if self.wrong and MISTAKE == "no words":
+            raise Wordless
+        if self.wrong and MISTAKE == "no message":
+            raise ValueError
+        if self.wrong and MISTAKE == "forks":
+            self.fork()
+            if self.is_done:
+                return
+        outs[0].put(Unreadable() if self.wrong and MISTAKE == "no unpickling" else self.epoch)
         if self.wrong and MISTAKE == "second put":
             outs[0].put(self.epoch)
+        if self.wrong and MISTAKE == "second put, caught":
+            with contextlib.suppress(Exception):
+                outs[0].put(self.epoch)
+
+    def fork(self):
+        for what in ("leaves", "raises", "puts", "comes back"):
+            child = os.fork()
+            if child:
+                _, status = os.waitpid(child, 0)
+                print("the child is over:", os.waitstatus_to_exitcode(status), flush=True)
+            elif what == "leaves":
+                sys.exit(7)
+            elif what == "raises":
+                raise ValueError("of the child")
+            elif what == "puts":
+                return
+            else:
+                self.is_done = True
+                return
 
     def take(self, ins, outs):
         ins[0].get()

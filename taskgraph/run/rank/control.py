@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from taskgraph.plan.lineage import History
 from taskgraph.run.checkpoints.gate import Gate
 from taskgraph.run.rank.error_ending import ending_of
 from taskgraph.run.rank.inbox import Inbox
-from taskgraph.run.rank.leaving import leave_now
+from taskgraph.run.rank.leaving import leave_as_child, leave_now
 from taskgraph.run.rank.observer import Observer
 from taskgraph.run.rank.timeline import Timeline
 from taskgraph.run.unit.sidecar import Sidecar
@@ -64,6 +65,7 @@ class RankControl:
         must_write: Callable[[Generation], bool],
     ) -> None:
         self._rank = rank
+        self._process = os.getpid()
         self._sidecar = sidecar
         self._inbox = inbox
         self._timeline = timeline
@@ -103,6 +105,8 @@ class RankControl:
 
     def fail(self, error: BaseException, task: TaskId | None, epoch: Epoch | None, generation: Generation) -> None:
         """End the job by an error of the application, unless a failure came before; tell of it if it is the first."""
+        if os.getpid() != self._process:
+            leave_as_child(error)
         ending = ending_of(error, self._rank, task, epoch)
         # A terminal that goes with the launcher makes every `print` fail, until the keeper ends this rank.
         if self._launcher_gone():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from taskgraph.errors import CheckpointError, GraphError, TaskgraphError
 from taskgraph.ids import Epoch, Rank, TaskId
@@ -22,15 +22,16 @@ def ending_of(error: BaseException, rank: Rank, task: TaskId | None, epoch: Epoc
         Whose code ran, and when. What the error itself says rules.
     """
     channel: str | None = None
-    message = str(error) if isinstance(error, TaskgraphError) else f"{type(error).__name__}: {error}"
+    message = described(error)
     status = 1
     if isinstance(error, GraphError):
         task = error.task if error.task is not None else task
         epoch = error.epoch if error.epoch is not None else epoch
         channel = str(error.channel) if error.channel is not None else None
     if isinstance(error, SystemExit):
-        message = f"the program called sys.exit({error.code!r})"
-        status = error.code if isinstance(error.code, int) and 0 < error.code < 256 else 1
+        code = error.code
+        message = f"the program called sys.exit({code!r})" if isinstance(code, int | str | None) else message
+        status = code if isinstance(code, int) and 0 < code < 256 else 1
     return Ending(
         status=status,
         message=message,
@@ -43,16 +44,43 @@ def ending_of(error: BaseException, rank: Rank, task: TaskId | None, epoch: Epoc
     )
 
 
+def described(error: BaseException) -> str:
+    """Say what an error is, in whatever state it is: user code may have written its `__str__`."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception as unsaid:
+        return f"{name}, and its message cannot be had: {type(unsaid).__name__} in __str__"
+    if isinstance(error, TaskgraphError):
+        return text
+    return f"{name}: {text}" if text else name
+
+
 def users_traceback(error: BaseException) -> str:
-    """Return the traceback from the first frame of user code on; empty where there is none."""
-    at = error.__traceback__
-    while at is not None and _is_ours(at):
-        at = at.tb_next
-    if at is None:
-        return ""
-    return "".join(traceback.format_exception(type(error), error, at))
+    """Return the traceback without frames of ours; empty where user code has no part in it."""
+    try:
+        shown = traceback.TracebackException.from_exception(error)
+        theirs = [_without_ours(one) for one in _chain(shown)]
+        return "".join(shown.format()) if any(theirs) else ""
+    except Exception:  # an exception of the user's may do anything when it is looked at
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_ours(frame)]
+        return "".join(["Traceback (most recent call last):\n", *traceback.format_list(frames), described(error), "\n"])
 
 
-def _is_ours(at: TracebackType) -> bool:
-    name = at.tb_frame.f_code.co_filename
-    return name.startswith((_OURS, "taskgraph/"))  # the latter: compiled code
+def _chain(shown: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
+    """Return an error, what it came from, and what is in it."""
+    yield shown
+    for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+        if other is not None:
+            yield from _chain(other)
+
+
+def _without_ours(shown: traceback.TracebackException) -> bool:
+    """Leave out frames of ours; return whether any other is there."""
+    theirs = [frame for frame in shown.stack if not _is_ours(frame)]
+    shown.stack = traceback.StackSummary.from_list(theirs)
+    return bool(theirs)
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith((_OURS, "taskgraph/_native/"))  # the latter: compiled code

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
@@ -37,6 +38,20 @@ def leave_now(status: int) -> NoReturn:
     """End this process with all that was printed, and nothing else."""
     _flush()
     os._exit(status)
+
+
+def leave_as_child(error: BaseException) -> NoReturn:
+    """End a process that user code has forked, as Python would where nothing else waited for it.
+
+    It has no threads of ours and is no rank; what it raised is not the job's end.
+    """
+    if isinstance(error, SystemExit):
+        if error.code is not None and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+            leave_now(1)
+        leave_now(error.code or 0)
+    traceback.print_exception(error)
+    leave_now(1)
 
 
 def _flush() -> None:

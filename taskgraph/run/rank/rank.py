@@ -90,6 +90,15 @@ def run_rank(program: Program, observer: Observer) -> int:
             if communicator.rank == error.rank:
                 observer.failed(ending)
             return 1
+        except (
+            BaseException
+        ) as error:  # an interrupt, or a fault of ours: nobody hears of it, and all wait for this rank
+            ending = ending_of(error, communicator.rank, None, None)
+            if attempt is not None:
+                attempt.ended(ending)
+            observer.failed(ending)
+            communicator.Abort(ending.status)
+            raise
         finally:
             observer.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import secrets
 import socket
@@ -20,6 +21,8 @@ from taskgraph.run.host.supervised import Supervised
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -115,6 +118,9 @@ def together(communicator: Intracomm, step: Callable[[], T]) -> T:
         result = step()
     except TaskgraphError as error:
         failed = str(error)
+    except Exception as error:  # others would wait here for this rank
+        log.exception("a step of the start failed")
+        failed = f"{type(error).__name__}: {error}"
     _doze(communicator)
     for rank, message in enumerate(communicator.allgather(failed)):
         if message is not None:

@@ -91,16 +91,16 @@ class HostSnapshots:
             task, boundary, generation, end = slot
             holder, noted = self._holders[task], note(delivered, end)
             if order.copied or not holder.repeat(boundary, generation, noted):
-                self._write(holder, slot, noted, replicas[task])
+                self._write(holder, slot, noted, replicas.parts(task))
                 if not order.copied:
                     holder.prepare(replicas[task].arrays)
 
-    def _write(self, holder: Holder, slot: Held, noted: int, replica: Replica) -> None:
+    def _write(self, holder: Holder, slot: Held, noted: int, parts: list[Any]) -> None:
         task, boundary, generation, _ = slot
         taken = holder.write(
             boundary,
             generation,
-            parts(replica),
+            parts,
             note=noted,
             history=self._lineage,
             base=self._resumed.pop(task, None) if self._resumed else None,
@@ -190,11 +190,6 @@ class HostSnapshots:
         if refusal is Refusal.FENCED or not self._slots.admits(self._generation):
             return EpochAborted()
         return TaskgraphError(f"{what}: {refusal.value}")
-
-
-def parts(replica: Replica) -> list[Any]:
-    """Return the state of a task as the parts of its form: arrays, then byte strings."""
-    return [*replica.arrays, *[saved.save() for saved in replica.saved]]
 
 
 def stamp(slot: Slot) -> Held:

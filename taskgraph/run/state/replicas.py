@@ -67,6 +67,23 @@ class Replica:
         self.saved = [value for value in self.state.values() if isinstance(value, Saved)]
         self.hears_commits = getattr(self.task.committed, "__func__", None) is not Task.committed
 
+    def parts(self) -> list[Any]:
+        """Return the state as the parts of its form: arrays, then byte strings. Calls user code.
+
+        Raises
+        ------
+        UsageError
+            A `save` returned something else than bytes.
+        """
+        parts: list[Any] = [*self.arrays]
+        for name, value in self.state.items():
+            if isinstance(value, Saved):
+                data = value.save()
+                if not isinstance(data, bytes | bytearray | memoryview):
+                    raise UsageError(f"save of {name!r} in task {self.id} returned {type(data).__name__}, not bytes")
+                parts.append(data)
+        return parts
+
 
 class Fills(Protocol):
     """What holds the snapshots that replicas are filled from."""
@@ -127,7 +144,9 @@ class Replicas:
         delivered: dict[TaskId, Epoch] = {}
         for slot in restore.slots:
             replica = before.get(slot.task) or self._make(slot.task, True, snapshots)
+            self._epoch.caller = slot.task
             delivered[slot.task] = snapshots.fill(slot, replica)
+            self._epoch.caller = None
             self._promote(replica, generation)
         for task in restore.rebuild:
             replica = self._make(task, True, snapshots)
@@ -182,6 +201,16 @@ class Replicas:
         snapshots.declare(replica)
         self._epoch.caller = None
         return replica
+
+    def parts(self, task: TaskId) -> list[Any]:
+        """Return the state of a task as the parts of its form: arrays, then byte strings."""
+        replica = self._all[task]
+        if not replica.saved:
+            return [*replica.arrays]
+        self._epoch.caller = task
+        parts = replica.parts()
+        self._epoch.caller = None
+        return parts
 
     def shutdown(self, status: int) -> None:
         """Take that a task asks for the end of the job."""

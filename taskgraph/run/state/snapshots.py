@@ -93,7 +93,8 @@ class NoSnapshots:
         return ()
 
     def declare(self, replica: Replica) -> None:
-        """Do nothing."""
+        """See that its state can be saved, as it will have to be elsewhere."""
+        replica.parts()
 
     def take(self, order: do.Snapshot, replicas: Replicas) -> None:
         """Do nothing."""
