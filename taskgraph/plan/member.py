@@ -188,7 +188,7 @@ class Member:
         self._standing.contribute(own, orders)
 
     def _say_level(self, orders: list[Order]) -> None:
-        self._standing.say_level(self._level, self.boundary, orders)
+        self._standing.say_level(self._level, orders)
 
     # ---- the end ----
 

@@ -108,17 +108,18 @@ class Standing:
 
     # ---- between epochs ----
 
-    def say_level(self, own: Callable[[], Level], reached: Epoch, orders: list[Order]) -> None:
+    def say_level(self, own: Callable[[], Level], orders: list[Order]) -> None:
         """Pass on how far state is kept, where somebody may be waiting for it.
+
+        Nobody is further than the boundary that follows what is committed, so until then nobody is short of a slot for
+        it: what is safe there comes with its commit.
 
         Parameters
         ----------
         own
             How far this rank has got; asked only where it is said, for most contributions pass with nobody waiting.
-        reached
-            The newest boundary that this rank has reached.
         """
-        is_short = reached - self.safe >= (grid.SLOTS - 1) * self._every
+        is_short = self.committed - self.safe >= (grid.SLOTS - 1) * self._every
         if self._unheard or self.end_at >= 0 or is_short:
             level = self.tree.say_level(own, orders)
             news = level.safe > self.safe or level.delivered > self.delivered
