@@ -100,6 +100,28 @@ def chaos(*words, env=()):
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nosuch", "x"], "Error: 'nosuch' cannot be run: No such file or directory"),
+        (["./driver.py", "x"], "Error: './driver.py' cannot be run: Permission denied"),
+        (
+            [sys.executable, "driver.py"],
+            "starts no ranks, whose failures could be tried: put a launcher before it, as in mpirun --with-ft ulfm",
+        ),
+        (["sh", "driver.py"], "the job did not start"),
+    ],
+)
+def test_a_command_that_starts_no_job_is_told_in_one_line(tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "driver.py").write_text("")
+    done = chaos("--", *words)
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
 def test_a_driver_survives_kills_of_ranks_and_hosts_with_the_same_result():
     hosts = {"TASKGRAPH_RANKS_PER_HOST": "2", "TASKGRAPH_BACKUPS": "1"}
     launch = command(6, [str(HEAVY), "--kib", "64"], ulfm=True)

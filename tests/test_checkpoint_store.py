@@ -208,4 +208,22 @@ def test_the_command_finds_damage_and_says_so_by_its_status(url):
 def test_the_command_says_where_there_is_nothing(tmp_path, words):
     status, output = taskgraph(*words, str(tmp_path))
     assert status == 1
-    assert "has no checkpoints" in output
+    (line,) = output.splitlines()
+    assert "has no checkpoints" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["list", "--job", "nojob"], "has no checkpoints of job 'nojob'"),
+        (["verify", "--job", "nojob"], "has no checkpoints of job 'nojob'"),
+        (["show", "--job", "nojob"], "has no checkpoints of job 'nojob'"),
+        (["verify", "9.x.0"], "there is no checkpoint 9.x.0 at "),
+    ],
+)
+def test_the_command_names_what_it_did_not_find(tmp_path, words, said):
+    make(CheckpointStore(str(tmp_path), "job"), STATES)
+    status, output = taskgraph(words[0], str(tmp_path), *words[1:])
+    assert status == 1
+    (line,) = output.splitlines()
+    assert said in line

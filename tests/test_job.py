@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 from jobs import Composed, get_into, job_of, on_any_ranks, put
 
@@ -137,10 +138,24 @@ def test_a_linkage_is_added_once():
         job.add_linkage("parents", lambda task, num, epoch: ())
 
 
-@pytest.mark.parametrize("ranks", [0, -1])
-def test_a_job_runs_on_one_rank_at_least(ranks):
-    with pytest.raises(tg.UsageError, match=f"ranks={ranks} is out of bounds"):
+@pytest.mark.parametrize(
+    ("ranks", "said"),
+    [
+        (0, "ranks=0 is out of bounds"),
+        (-1, "ranks=-1 is out of bounds"),
+        (True, "ranks=True is out of bounds"),
+        (1.5, r"ranks=1\.5 is not an integer"),
+        ("2", "ranks='2' is not an integer"),
+        (None, "ranks=None is not an integer"),
+    ],
+)
+def test_a_job_runs_on_one_rank_at_least(ranks, said):
+    with pytest.raises(tg.UsageError, match=said):
         tg.testing.run(job_of(idle), ranks=ranks)
+
+
+def test_any_integer_is_a_number_of_ranks():
+    assert tg.testing.run(job_of(idle), ranks=np.int64(2)) == 0
 
 
 @pytest.mark.parametrize(("backups", "copies"), [(1, "1 copy"), (2, "1 copy")])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskgraph.plan.decision import Decision
-from taskgraph.plan.ending import Ending
+from taskgraph.plan.ending import PAUSED, Ending
 from taskgraph.plan.holdings import NOTHING_KNOWN, Held, Known
 from taskgraph.plan.layout import assign
 from taskgraph.plan.lineage import is_valid
@@ -17,6 +19,7 @@ from taskgraph.plan.relaunch import (
     Done,
     GiveUp,
     Relaunch,
+    Wish,
     after,
     failures_before,
     first_generation,
@@ -50,8 +53,61 @@ def test_a_program_that_ends_by_itself_before_its_job_starts_would_do_so_again(s
     assert isinstance(after([attempt(status=status, reached=False)], 5), verdict)
 
 
-def test_who_interrupts_a_job_does_not_want_it_launched_again():
-    assert after([attempt(interrupted=15)], 5) == GiveUp(143, "ended by signal 15")
+@pytest.mark.parametrize(
+    ("status", "first", "verdict"),
+    [
+        (1, {}, GiveUp),
+        (213, {}, GiveUp),
+        (0, {}, Relaunch),  # a launcher says so of the loss of a daemon
+        (137, {}, Relaunch),
+        (-9, {}, Relaunch),
+        (1, {"met": True}, Relaunch),
+        (1, {"boundary": 4}, Relaunch),
+    ],
+)
+def test_a_rank_that_ends_by_itself_while_others_start_would_do_so_again_unless_they_had_met_before(
+    status, first, verdict
+):
+    attempts = [attempt(**first)] * bool(first) + [attempt(status=status)]
+    assert isinstance(after(attempts, 5), verdict)
+
+
+@given(st.integers(-64, 255), st.booleans(), st.booleans(), st.one_of(st.none(), st.integers(0, 9)))
+def test_who_interrupts_a_job_does_not_want_it_launched_again(status, reached, met, boundary):
+    last = attempt(status=status, reached=reached, met=met, boundary=boundary, interrupted=15)
+    assert after([last], 5) == GiveUp(143, "ended by signal 15")
+    assert after([attempt(boundary=4), last], 5) == GiveUp(143, "ended by signal 15")
+
+
+def test_who_interrupts_a_job_that_then_pauses_is_told_that_it_did():
+    paused = Ending(status=PAUSED, message="rank 0 was told to end the job")
+    assert after([attempt(interrupted=15, met=True, ending=paused)], 5) == Done(PAUSED, paused.describe())
+
+
+USR1, TERM, HUP, INT = signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP, signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("signals", "wish", "ends_unless_it_pauses", "ends_whatever"),
+    [
+        ([], Wish(), False, False),
+        ([USR1], Wish(pause=USR1), False, False),
+        ([USR1, USR1], Wish(pause=USR1), False, False),
+        ([TERM], Wish(pause=TERM, end=TERM), True, False),
+        ([HUP], Wish(pause=HUP, end=HUP), True, False),
+        ([TERM, USR1], Wish(pause=TERM, end=TERM), True, False),
+        ([INT], Wish(end=INT, at_once=True), True, True),
+        ([USR1, TERM], Wish(pause=USR1, end=TERM, at_once=True), True, True),
+        ([TERM, TERM], Wish(pause=TERM, end=TERM, at_once=True), True, True),
+        ([TERM, INT], Wish(pause=TERM, end=INT, at_once=True), True, True),
+    ],
+)
+def test_the_first_signal_lets_a_job_pause_that_can_and_a_second_ends_it(
+    signals, wish, ends_unless_it_pauses, ends_whatever
+):
+    assert Wish.of(signals) == wish
+    assert wish.ends(pausing=False) == ends_unless_it_pauses
+    assert wish.ends(pausing=True) == ends_whatever
 
 
 @pytest.mark.parametrize(

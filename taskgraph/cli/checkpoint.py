@@ -28,8 +28,9 @@ def checkpoint() -> None:
 def list_(url: str, job: str | None) -> None:
     """List the checkpoints; a star marks the one that a job would go on from."""
     with _errors():
+        stores = _stores(url, job)
         click.echo(f"{'':1} {'job':20} {'checkpoint':40} {'tasks':>6} {'bytes':>14} {'written':20} state")
-        for store in _stores(url, job):
+        for store in stores:
             finished = store.finished()
             manifests = {name: _look(store, name) for name in sorted(store.names())}
             best = in_order([one for one in manifests.values() if isinstance(one, Manifest)], finished)[:1]
@@ -105,16 +106,19 @@ def _look(store: CheckpointStore, name: Name, *, thoroughly: bool = False) -> Ma
 
 def _stores(url: str, job: str | None) -> list[CheckpointStore]:
     jobs = [job] if job is not None else jobs_at(url)
-    if not jobs:
+    stores = [CheckpointStore(url, name) for name in jobs]
+    if job is not None and not stores[0].names():
+        raise CheckpointError(f"{url} has no checkpoints of job {job!r}: see taskgraph checkpoint list {url}")
+    if not stores:
         raise CheckpointError(f"{url} has no checkpoints: give what Job(checkpoint=...) was given")
-    return [CheckpointStore(url, name) for name in jobs]
+    return stores
 
 
 def _chosen(url: str, job: str | None, name: str | None) -> Iterator[tuple[CheckpointStore, Name]]:
     """Return the checkpoint of a name, or all."""
     chosen = [(store, one) for store in _stores(url, job) for one in sorted(store.names()) if name in (None, str(one))]
     if not chosen:
-        raise CheckpointError(f"there is no checkpoint {name or ''} at {url}: see taskgraph checkpoint list {url}")
+        raise CheckpointError(f"there is no checkpoint {name} at {url}: see taskgraph checkpoint list {url}")
     return iter(chosen)
 
 

@@ -1,9 +1,9 @@
 """What a supervisor does when a launcher has ended: nothing, launch the job again, or give it up.
 
 Rule 1: the job is over when the framework said so, whatever the launcher's exit status is: launchers say 0 after kills,
-and something else after a job that ended well. Rule 2: a driver that ended by itself before it had started its job ends
-the same way the next time. Rule 3: a relaunch that resumes where the one before did has made no progress; three of
-these in a row are enough.
+and something else after a job that ended well. Rule 2: what a person has ended is not launched again. Rule 3: a driver
+that ended by itself before it had started its job, on one rank or on all, ends the same way the next time. Rule 4: a
+relaunch that resumes where the one before did has made no progress; three of these in a row are enough.
 
 An attempt is one start of the launcher. Its number is the high part of the generation, so that no number ever returns:
 what was written in one attempt is told from what the next one writes as the work of two generations is.
@@ -11,6 +11,7 @@ what was written in one attempt is told from what the next one writes as the wor
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -46,6 +47,46 @@ def failures_before(generation: Generation) -> int:
     return generation % GENERATIONS
 
 
+PAUSING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+"""Signals that let a job pause which can."""
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals after which no job runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a person, or a batch system, wants of a job.
+
+    Attributes
+    ----------
+    pause
+        The signal that asked for a pause first; 0: none has.
+    end
+        The signal that asked for the end last: nothing is launched again. 0: none has.
+    at_once
+        Whether it is to end without a pause before.
+    """
+
+    pause: int = 0
+    end: int = 0
+    at_once: bool = False
+
+    @classmethod
+    def of(cls, signals: Sequence[int]) -> Wish:
+        """Read it from all signals that have come, in their order."""
+        chance = next((at for at, number in enumerate(signals) if number in PAUSING), None)
+        ending = [at for at, number in enumerate(signals) if number in ENDING]
+        return cls(
+            pause=0 if chance is None else signals[chance],
+            end=signals[ending[-1]] if ending else 0,
+            at_once=any(at != chance for at in ending),
+        )
+
+    def ends(self, *, pausing: bool) -> bool:
+        """Whether to end the launcher now: of a job that pauses, or of one that cannot, or cannot be told yet."""
+        return bool(self.end) and (self.at_once or not pausing)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """What is known of an attempt that has ended.
@@ -56,16 +97,19 @@ class Attempt:
         Of the launcher; negative: the signal that ended it.
     reached
         Whether a rank came to the start of its job.
+    met
+        Whether all ranks did, and found each other.
     boundary
         What the job resumed from, or began with; None: it did not get that far.
     ending
         How the job ended; None: nobody said that it did.
     interrupted
-        The signal that a person or a batch system sent to end it; 0: none.
+        The signal by which a person or a batch system asked for its end, though it may have been let pause; 0: none.
     """
 
     status: int
     reached: bool
+    met: bool = False
     boundary: Epoch | None = None
     ending: Ending | None = None
     interrupted: int = 0
@@ -114,6 +158,9 @@ def after(attempts: Sequence[Attempt], limit: int) -> Outcome:
         return GiveUp(128 + last.interrupted, f"ended by signal {last.interrupted}")
     if not last.reached and not _tells_of_signal(last.status):
         return _ended_by_itself(last)
+    if last.status > 0 and not _tells_of_signal(last.status) and not any(map(_has_met, attempts)):
+        why = f"a rank ended before it came to the start of the job, and the launcher with status {last.status}"
+        return GiveUp(last.status, why)
     told = f"the launcher {_ended(last.status)} while the job was not over"
     fruitless = _fruitless(attempts)
     if fruitless >= FRUITLESS:
@@ -135,6 +182,10 @@ def _ended_by_itself(last: Attempt) -> Outcome:
     if last.status == 0:
         return Done(0)
     return GiveUp(last.status, f"the program ended with status {last.status} before it started a job")
+
+
+def _has_met(attempt: Attempt) -> bool:
+    return attempt.met or attempt.boundary is not None
 
 
 def _fruitless(attempts: Sequence[Attempt]) -> int:

@@ -24,31 +24,17 @@ _OPERATION_S = 2.0
 
 
 class Pause:
-    """Whether a pause is asked for, and how far that has got.
-
-    Attributes
-    ----------
-    asked
-        The signal that asked; 0: none has.
-    must_end
-        Whether a job that cannot pause has to end all the same.
-    """
+    """The request for a pause, and whether the job has it."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        self.must_end = False
         self._passed_on = False
-
-    def ask(self, number: signal.Signals, *, must_end: bool) -> None:
-        """Take the wish; in the handler of a signal."""
-        self.asked, self.must_end = number, must_end
 
     def begin(self) -> None:
         """Note that another attempt begins, which knows nothing of it."""
         self._passed_on = False
 
-    def pass_on(self, attempt: Supervised) -> bool:
-        """Tell the job, as soon as it can be told. False where it cannot pause."""
+    def pass_on(self, attempt: Supervised, number: int) -> bool:
+        """Tell the job of a signal. False where it cannot pause, or has not come so far that it can be told."""
         if self._passed_on:
             return True
         for directory, spec in directories(shared_memory(), attempt.series):
@@ -56,16 +42,16 @@ class Pause:
                 if not spec.pauses:
                     return False
                 with suppress(TaskgraphError, OSError):  # not yet, or etcd is away: it is tried again
-                    self._tell(directory, spec)
+                    self._tell(directory, spec, number)
                     self._passed_on = True
-                    return True
-        return True
+                return True
+        return False
 
-    def _tell(self, directory: HostDir, spec: KeeperSpec) -> None:
+    def _tell(self, directory: HostDir, spec: KeeperSpec, number: int) -> None:
         from taskgraph.backends.etcd import EtcdCoordinator  # gRPC, which few supervisors need
 
         access = EtcdAccess.decode(directory.etcd_access.read_text(encoding="utf-8")).within(_OPERATION_S)
-        why = f"'taskgraph run' got {signal.Signals(self.asked).name}"
+        why = f"'taskgraph run' got {signal.Signals(number).name}"
         asked = records.pause(PauseAsked(spec.ranks[0], why))
         with closing(EtcdCoordinator(access, spec.job, spec.run)) as coordinator:
             coordinator.write(asked.entries, absent=asked.absent)

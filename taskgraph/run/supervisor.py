@@ -12,14 +12,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import FrameType
 
 from taskgraph.backends.launcher import LeftFile
 from taskgraph.backends.processes import alive, tied
 from taskgraph.errors import TaskgraphError
-from taskgraph.plan.relaunch import Attempt, Done, GiveUp, Outcome, after
+from taskgraph.plan.relaunch import ENDING, PAUSING, Attempt, Done, GiveUp, Outcome, Wish, after
 from taskgraph.run.host.directory import shared_memory
-from taskgraph.run.host.forgotten import remove_left_by_launcher
+from taskgraph.run.host.forgotten import remove_forgotten, remove_left_by_launcher
 from taskgraph.run.host.roster import read_roster
 from taskgraph.run.host.supervised import Supervised
 from taskgraph.run.pause import Pause
@@ -29,9 +30,8 @@ _LOOK_S = 0.5
 _DESERTED_S = 5.0
 """How long a launcher may stay when no rank of this machine is left, in seconds: some wait for a host that is gone."""
 _LEAVE_S = 5.0
-_ONLY_PAUSING = (signal.SIGUSR1,)
-_PAUSING = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
-_ENDING = (signal.SIGINT,)
+_OBEY_S = 20.0
+"""How long a launcher that was told to end may take for it, in seconds: it waits for ranks, on other hosts too."""
 
 
 class Supervisor:
@@ -61,7 +61,8 @@ class Supervisor:
         self._limit = limit
         self._say = say
         self._child: subprocess.Popen[bytes] | None = None
-        self._interrupted = 0
+        self._signals: list[int] = []
+        self._ended_at: float | None = None
         self._told = 0
         self._pause = Pause()
         self._attempts: list[Attempt] = []
@@ -92,24 +93,26 @@ class Supervisor:
     def _try(self, attempt: Supervised) -> Outcome:
         environ = {**self._environ, "TASKGRAPH_SUPERVISED": attempt.encode()}
         self._pause.begin()
-        if not self._interrupted:  # between two attempts
+        if not self._wish.end:  # between two attempts
             self._child = subprocess.Popen(tied(self._command(attempt.attempt)), env=environ)
             status = self._wait(attempt, self._child)
             self._child = None
             self._tell_where(attempt)  # it may have been faster than a look
-            self._attempts.append(attempt.look(status, self._interrupted))
+            self._attempts.append(replace(attempt.look(status, self._wish.end), met=_has_met(attempt)))
         else:
-            self._attempts.append(Attempt(status=1, reached=False, interrupted=self._interrupted))
+            self._attempts.append(Attempt(status=1, reached=False, interrupted=self._wish.end))
         return after(self._attempts, self._limit)
 
     def _wait(self, attempt: Supervised, child: subprocess.Popen[bytes]) -> int:
-        """Wait for the end of the launcher; end it where the job has gone and it does not notice."""
+        """Wait for the end of the launcher; end it where that is wished, or the job has gone and it does not notice."""
         deserted_at = None
         while True:
             with suppress(subprocess.TimeoutExpired):
                 return child.wait(_LOOK_S)
-            if self._pause.asked and not self._pause.pass_on(attempt) and self._pause.must_end:
-                self._interrupt(self._pause.asked)
+            self._heed(attempt)
+            if self._ended_at is not None and time.monotonic() - self._ended_at > _OBEY_S:
+                self._say("the launcher was told to end and does not: killing it")
+                return self._end_for_good(child)
             self._tell_where(attempt)
             if not self._is_deserted(attempt):
                 deserted_at = None
@@ -117,9 +120,12 @@ class Supervisor:
                 deserted_at = time.monotonic()
             elif time.monotonic() - deserted_at > _DESERTED_S:
                 self._say("no rank is left on this machine, and the launcher does not end: ending it")
-                status = _end(child)
-                remove_left_by_launcher(self._files)
-                return status
+                return self._end_for_good(child)
+
+    def _end_for_good(self, child: subprocess.Popen[bytes]) -> int:
+        status = _end(child)
+        remove_left_by_launcher(self._files)
+        return status
 
     def _tell_where(self, attempt: Supervised) -> None:
         """Tell a person, once for each relaunch, where it goes on."""
@@ -155,26 +161,44 @@ class Supervisor:
             with suppress(TaskgraphError, OSError):
                 inheritance.end_all(directory)
                 inheritance.remove(directory)
+        if not any(last.met for last in self._attempts[-1:]):  # its ranks had no keeper
+            with suppress(OSError):
+                remove_forgotten(shared_memory())
 
     # ---- signals ----
 
     def _take_signals(self, undo: ExitStack) -> None:
-        for number in (*_PAUSING, *_ENDING):
+        for number in {*PAUSING, *ENDING}:
             before = signal.signal(number, self._on_signal)
             undo.callback(signal.signal, number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note a wish; the first that only asks for a pause is granted a chance, any other ends the launcher."""
-        if number in _PAUSING and not self._pause.asked:
-            self._pause.ask(signal.Signals(number), must_end=number not in _ONLY_PAUSING)
-        elif number not in _ONLY_PAUSING:
-            self._interrupt(number)
+        """Note it; who does not want the job to pause first does not wait for a look either."""
+        self._signals.append(number)
+        if number in ENDING and self._wish.at_once:
+            self._end_launcher()
 
-    def _interrupt(self, number: int) -> None:
-        self._interrupted = number
+    @property
+    def _wish(self) -> Wish:
+        return Wish.of(tuple(self._signals))
+
+    def _heed(self, attempt: Supervised) -> None:
+        """Let the job pause where that is wished and it can; else end the launcher, once, where the end is wished."""
+        wish = self._wish
+        pausing = bool(wish.pause) and self._pause.pass_on(attempt, wish.pause)
+        if wish.ends(pausing=pausing) and self._ended_at is None:
+            self._end_launcher()
+
+    def _end_launcher(self) -> None:
         child = self._child
         if child is not None and child.poll() is None:
+            self._ended_at = self._ended_at or time.monotonic()
             child.terminate()
+
+
+def _has_met(attempt: Supervised) -> bool:
+    """Whether the ranks have found each other: only then there are directories of hosts."""
+    return any(spec.attempt == attempt for _, spec in inheritance.directories(shared_memory(), attempt.series))
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:

@@ -100,6 +100,11 @@ class Driver:
             It fails without any, so nothing can be compared.
         """
         trial = self.trial("")
+        if trial.proof is None and trial.verdict is not Verdict.HUNG and not _names_launcher(self.command):
+            raise UsageError(
+                f"{shlex.join(self.command)!r} starts no ranks, whose failures could be tried: put a launcher before "
+                f"it, as in mpirun --with-ft ulfm -n 4 {shlex.join(self.command)}"
+            )
         if trial.proof is None or trial.verdict is not Verdict.RIGHT:
             raise TaskgraphError(f"the driver fails without any failure: {trial.why}")
         return trial.proof
@@ -140,7 +145,10 @@ class Driver:
             "PYTHONFAULTHANDLER": "1",  # so that a hung run tells where it hangs
             MARKER: uuid.uuid4().hex,
         }
-        return proofs, Running(list(self.command), variables, job_home, None)
+        try:
+            return proofs, Running(list(self.command), variables, job_home, None)
+        except OSError as error:
+            raise UsageError(f"{self.command[0]!r} cannot be run: {error.strerror}") from error
 
     def _watch(self, job: Running, logs: _KeeperLogs) -> tuple[Verdict, str, float]:
         deadline = time.monotonic() + self.timeout_s
@@ -173,6 +181,15 @@ def draws(
         rng = random.Random(seed + number)
         count = rng.randint(*kills)
         yield seed + number, draw(rng, reference.hosts, reference.epochs, count, hosts=hosts, backups=copies)
+
+
+_LAUNCHERS = frozenset({"mpirun", "mpiexec", "prterun", "srun", "taskgraph"})
+
+
+def _names_launcher(command: Sequence[str]) -> bool:
+    """Whether a command starts ranks, or may: a script can call a launcher."""
+    plain = Path(command[0]).name.startswith("python") or command[0].endswith(".py")
+    return not plain or any(Path(word).name.partition(".")[0] in _LAUNCHERS for word in command)
 
 
 def check_command(command: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import threading
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,12 @@ def run(job: Job, ranks: int = 1) -> int:
 
     Raises
     ------
+    UsageError
+        `ranks` is no number of ranks.
     Exception
         The first that user code raised on any rank, as it is.
     """
-    if ranks < 1:
-        raise UsageError(f"ranks={ranks} is out of bounds: at least 1")
+    ranks = _count(ranks)
     program = job.program()
     refuse_in_one_process(program.config.faults)
     layout = assign(program.config.num_tasks, [HERE] * ranks, program.config.backups, program.config.placement)
@@ -82,3 +84,13 @@ def run(job: Job, ranks: int = 1) -> int:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _count(ranks: object) -> int:
+    try:
+        number = operator.index(ranks)  # type: ignore[arg-type]  # what has no index is what this finds
+    except TypeError:
+        raise UsageError(f"ranks={ranks!r} is not an integer: use 1 or more") from None
+    if isinstance(ranks, bool) or number < 1:
+        raise UsageError(f"ranks={ranks!r} is out of bounds: use 1 or more")
+    return number
