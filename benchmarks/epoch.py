@@ -3,7 +3,8 @@
     python benchmarks/epoch.py
 
 Four tasks on four ranks; blocks of epochs of the one and the other alternate within one run. Once with processors that
-do nothing but pass values on, once with processors that compute for a millisecond.
+do nothing but pass values on, once with processors that compute for a millisecond; and with ones that compute for one
+and for ten milliseconds while 64 KiB of state are protected, a part of which changes, and copied to another host.
 """
 
 import argparse
@@ -17,7 +18,14 @@ from launch import as_ranks, report
 import taskgraph as tg
 
 RANKS = 4
-WORK_S = 1e-3
+STATE = 8192
+COPIED = {"backups": 1, "ranks_per_host": 2}
+RUNS = (  # name, key of the figure, epochs of a block, seconds of a processor, options
+    ("empty processors", "epoch_over_mpi4py", 200, 0.0, {}),
+    ("processors of 1 ms", "with_1_ms", 20, 1e-3, {}),
+    ("processors of 1 ms, state copied", "with_1_ms_copied", 20, 1e-3, COPIED),
+    ("processors of 10 ms, state copied", "with_10_ms_copied", 5, 1e-2, COPIED),
+)
 
 
 def compute(work_s):
@@ -57,13 +65,16 @@ class ByHand:
 class Node(tg.Task):
     """The exchange as a task. Between blocks of epochs it runs as many by hand."""
 
-    def __init__(self, comm, block, work_s):
-        self.by_hand, self.block, self.work_s = ByHand(comm, work_s), block, work_s
+    def __init__(self, comm, what, block, work_s, protects):
+        self.by_hand, self.what, self.block, self.work_s = ByHand(comm, work_s), what, block, work_s
+        self.protects = protects
 
     def init(self, framework):
         self.id = framework.task_id
         self.times = []
         self.down, self.up = np.zeros(1), np.zeros(1)
+        if self.protects:
+            self.up = framework.protect("up", np.zeros(STATE))[:1]
 
     def set_epoch(self, ctx, epoch):
         if epoch % self.block == 0:
@@ -106,7 +117,7 @@ class Node(tg.Task):
 
     def exit(self):
         if self.id == 0:
-            show("empty processors" if not self.work_s else "processors of 1 ms", self.times)
+            show(self.what, self.times)
 
 
 def show(what, times):
@@ -133,13 +144,14 @@ def main():
 
     comm = MPI.COMM_WORLD.Dup()
     status = 0
-    for block, work_s in ((200, 0.0), (20, WORK_S)):
-        job = tg.Job("epoch", RANKS, epochs=options.blocks * block + 1, progress="off")
-        job.set_task_builder(lambda task_id, block=block, work_s=work_s: Node(comm, block, work_s))
+    for what, _, block, work_s, how in RUNS:
+        job = tg.Job("epoch", RANKS, epochs=options.blocks * block + 1, progress="off", **how)
+        details = (comm, what, block, work_s, bool(how))
+        job.set_task_builder(lambda task_id, details=details: Node(*details))
         job.add_topology(tg.topology.Tree(fanout=2))
         status = status or job.start()
     if comm.rank == 0:
-        report({"epoch_over_mpi4py": RATIOS["empty processors"], "with_1_ms": RATIOS["processors of 1 ms"]})
+        report({key: RATIOS[what] for what, key, *_ in RUNS})
     return status
 
 

@@ -25,7 +25,7 @@ from taskgraph.backends.slots import SlotDir
 from taskgraph.errors import EpochAborted
 from taskgraph.plan.commit import Contribution, Verdict
 from taskgraph.plan.holdings import Known
-from taskgraph.plan.messages import Topic
+from taskgraph.plan.messages import Copy, Topic
 from taskgraph.plan.routes import tree_place
 from taskgraph.run.state.slot_note import END_BITS, delivered_of, end_of
 
@@ -74,7 +74,7 @@ class Host:
 class One:
     """A rank with one task, whose state is one number."""
 
-    def __init__(self, host, rank, ranks, epochs):
+    def __init__(self, host, rank, ranks, epochs, backups=()):
         place = tree_place(range(ranks), rank)
         self.state = np.zeros(1)
         self.connection = Connection(host.network, rank)
@@ -85,8 +85,8 @@ class One:
         self.holder = Holder(host.slots, rank, Form.of({"state": self.state}))
         self.holder.write(1, GENERATION, [self.state], history=((GENERATION, 0),))
         self.holder.prepare([self.state])
-        self.steady = Steady(place.parent, place.children, True, epochs, 1, 1, 1, 0)
-        self.committer.begin(self.steady, GENERATION, [self.holder.writer])
+        self.steady = Steady(place.parent, place.children, True, epochs, 1, 1, 1, 0, 1, backups)
+        self.committer.begin(self.steady, GENERATION, [self.holder.writer], None)
 
 
 @pytest.fixture
@@ -168,10 +168,9 @@ def test_what_is_unusual_is_the_members(path, topic, data):
     assert (root.steady.waits, root.steady.committed, root.steady.said) == (True, 1, {})
 
 
-@pytest.mark.parametrize("message", [{"safe": 1}, {"idle": True}])
-def test_a_contribution_after_which_no_plain_commit_can_follow_is_the_members(path, message):
+def test_a_contribution_after_which_no_plain_commit_can_follow_is_the_members(path):
     root = Host(path, 2).ranks[0]
-    root.connection.network.inboxes[0].put((1, Topic.CONTRIBUTION, contribution(1, **message)))
+    root.connection.network.inboxes[0].put((1, Topic.CONTRIBUTION, contribution(1, idle=True)))
     assert root.committer.commit(True) == LEFT
     assert root.steady.said == {}
     assert root.steady.heard == {1: (0, 0)}
@@ -196,6 +195,38 @@ def test_the_last_epoch_is_the_members(path):
     one = Host(path, 1, epochs=3).ranks[0]
     assert one.committer.commit(False) == COMMITTED
     assert one.committer.commit(False) == NOT_DONE
+
+
+def test_where_another_rank_is_two_snapshots_behind_the_member_sees_to_it(path):
+    root = Host(path, 2).ranks[0]
+    root.connection.network.inboxes[0].put((1, Topic.CONTRIBUTION, contribution(1, safe=1)))
+    assert root.committer.commit(False) == COMMITTED
+    root.connection.network.inboxes[0].put((1, Topic.CONTRIBUTION, contribution(2, safe=1)))
+    assert root.committer.commit(False) == LEFT
+    assert (root.steady.committed, root.steady.safe) == (2, 1)
+
+
+def test_copies_are_sent_before_a_rank_says_that_it_has_finished_and_count_once_acknowledged(path):
+    host = Host(path, 2)
+    leaf = host.ranks[1]
+    steady = Steady(0, (), True, None, 1, 1, 1, 0, 1, ((1, 7, 1), (1, 8, 1)))
+    sent = []
+
+    def copy(boundary):
+        assert leaf.connection.sent == []
+        sent.append(boundary)
+
+    leaf.committer.begin(steady, GENERATION, [leaf.holder.writer], copy)
+    leaf.connection.network.inboxes[1].put((0, Topic.VERDICT, verdict(1, safe=1)))
+    assert leaf.committer.commit(False) == COMMITTED
+    assert sent == [2]
+    assert [data for _, _, data in leaf.connection.sent] == [contribution(1, safe=1)]
+    assert leaf.committer.receive(7, Topic.ACK, Copy(1, 2).encode())
+    assert steady.is_behind
+    assert leaf.committer.receive(8, Topic.ACK, Copy(1, 2).encode())
+    assert not steady.is_behind
+    assert not leaf.committer.receive(9, Topic.ACK, Copy(1, 2).encode())
+    assert steady.acked == [(1, 7, 2, 2), (1, 8, 2, 2)]
 
 
 def test_below_the_floor_nothing_is_said_or_written_down(path):
@@ -285,6 +316,8 @@ def test_in_a_real_job_the_member_is_asked_for_the_first_epochs_and_the_last(mpi
     assert all(1 <= int(line[0]) <= 4 for line in lines), done
 
 
-def test_where_copies_go_to_another_host_it_is_asked_for_each(mpirun):
+def test_where_copies_go_to_another_host_it_is_asked_now_and_then(mpirun):
     done = mpirun.run(JOB, ranks=2, env={"TASKGRAPH_RANKS_PER_HOST": "1"})
-    assert [line.split() for line in done.stdout.splitlines()] == [["40", "True", "True"]] * 2, done
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[1:] for line in lines] == [["True", "True"]] * 2, done
+    assert all(1 <= int(line[0]) < 40 for line in lines), done

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,7 +100,7 @@ def test_a_commit_that_comes_with_a_copy_frees_room_before_the_copy_is_written()
 
 def test_a_copy_arrives_as_what_it_was_sent_as():
     known = Known(3, 1, 1, 40, 0)
-    head = replace(WHOLE.head, note=note(2, 7), base=Base(3, 0, 5))
+    head = WHOLE.head._replace(note=note(2, 7), base=Base(3, 0, 5))
     arrived = opened([np.frombuffer(frame, "u1") for frame in closed(Delta(head, WHOLE.frames), known)])
     assert arrived[:4] == (Held(0, 4, 0, 7), Held(0, 3, 0), known, head)
     assert bytes(arrived.blocks[0]) == b"the bytes"

@@ -83,4 +83,6 @@ def test_a_long_wait_says_once_that_it_is_idle(scenario):
 
 def test_an_object_that_cannot_be_unpickled_names_its_channel_and_its_sender(scenario):
     (said,) = scenario("an_object_that_cannot_be_unpickled_is_named")
-    assert said.startswith("the object that channel 0 -> 1 1 brought from rank 0 cannot be unpickled: ValueError: invalid literal")
+    assert said.startswith(
+        "the object that channel 0 -> 1 1 brought from rank 0 cannot be unpickled: ValueError: invalid literal"
+    )

@@ -12,6 +12,7 @@ cdef class Pump:
     """Brings in what other ranks sent, and takes to them what is no value."""
     cpdef int pump(self) except -1
     cpdef int poll(self) except -1
+    cpdef int drain(self) except -1
     cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1
 
 cdef class InboundChannel:

@@ -49,6 +49,9 @@ class Pump:
     def poll(self) -> int:
         """Deliver what is there, without waiting. Raises as `pump` does."""
 
+    def drain(self) -> int:
+        """Deliver all that is there, without waiting; return how many messages that were."""
+
     def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> int:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
 

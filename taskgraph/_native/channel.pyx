@@ -48,6 +48,10 @@ cdef class Pump:
         """Deliver what is there, without waiting, where it is time to look again."""
         raise NotImplementedError
 
+    cpdef int drain(self) except -1:
+        """Deliver all that is there, without waiting; return how many messages that were."""
+        raise NotImplementedError
+
     cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
         raise NotImplementedError

@@ -20,6 +20,7 @@ cdef class Committer:
     cdef int note_bits
     cdef Steady steady          # None: nothing is done here
     cdef list writers
+    cdef object copy
     cdef int64_t generation
 
     cpdef void end(self) noexcept

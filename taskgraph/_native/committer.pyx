@@ -43,7 +43,7 @@ cdef class Committer:
         self.transport, self.table, self.line, self.queue = transport, table, line, queue
         self.note_bits = note_bits
 
-    def begin(self, Steady steady not None, int64_t generation, list writers not None):
+    def begin(self, Steady steady not None, int64_t generation, list writers not None, copy):
         """Do what this steady state says, from now until it is over.
 
         Parameters
@@ -52,8 +52,10 @@ cdef class Committer:
             The current one.
         writers : list of SlotWriter
             Of the tasks that this rank runs, each with something to repeat.
+        copy : callable or None
+            Called with a boundary: sends the snapshots of it to backups.
         """
-        self.steady, self.generation, self.writers = steady, generation, writers
+        self.steady, self.generation, self.writers, self.copy = steady, generation, writers, copy
 
     def commit(self, bint idle):
         """Finish an epoch, and wait until all ranks have.
@@ -77,7 +79,7 @@ cdef class Committer:
 
     cpdef void end(self) noexcept:
         """Do nothing more until `begin`."""
-        self.steady, self.writers = None, None
+        self.steady, self.writers, self.copy = None, None, None
 
     cdef Done try_to_commit(self, bint idle) except? _NOT_DONE:
         cdef Steady steady = self.steady
@@ -92,9 +94,11 @@ cdef class Committer:
                     return _NOT_DONE
             if trace.hook is not None:
                 trace.hook("snapshot.whole", None)
+            if self.copy is not None:
+                self.copy(epoch + 1)
         self.say(steady.finish(idle))
         while steady.committed == epoch:
-            if self.queue:
+            if self.queue or steady.is_over:
                 return _LEFT
             self.transport.pump()
         self.record()

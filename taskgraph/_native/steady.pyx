@@ -23,6 +23,10 @@ cdef packed struct Verdict:
     int64_t safe
     int64_t delivered
 
+cdef packed struct Copy:                # as `taskgraph.plan.messages` has it
+    int64_t task
+    int64_t boundary
+
 cdef int64_t UNBOUNDED = 1 << 62
 
 
@@ -37,7 +41,7 @@ cdef class Steady:
     children : tuple of int
         Those below.
     has_tasks : bool
-        Whether this rank runs any. Copies of their snapshots go nowhere.
+        Whether this rank runs any.
     epochs : int or None
         After so many the job ends.
     every : int
@@ -45,8 +49,12 @@ cdef class Steady:
     committed : int
         All epochs below are finished everywhere.
     safe, delivered : int
-        How far all have got, as it was heard. Up to `safe` ``committed`` has been called here, and of each task that
-        snapshot is kept, and no other.
+        How far all have got, as it was heard. Up to `safe` ``committed`` has been called here, and of each task the
+        snapshots from there on are kept.
+    saved : int
+        The newest boundary whose snapshots are whole here.
+    backups : tuple of (int, int, int)
+        Who gets copies: task, rank, and the newest boundary that it has said it has.
 
     Attributes
     ----------
@@ -58,29 +66,37 @@ cdef class Steady:
         How far (safe, delivered) all below had got when this rank last said so; -1 before.
     message : bytes
         What is to be sent.
+    is_over : bool
+        Whether somebody else knows what is known here.
     """
 
     def __cinit__(self, parent, tuple children not None, bint has_tasks, epochs, int64_t every, int64_t committed,
-                  int64_t safe, int64_t delivered):
+                  int64_t safe, int64_t delivered, int64_t saved, tuple backups not None):
         cdef int i
         self.parent = -1 if parent is None else parent
         self.count = self.missing = <int>len(children)
+        self.copies = <int>len(backups)
         self.children = <Said*>calloc(self.count + 1, sizeof(Said))
-        if self.children == NULL:
+        self.backups = <Backup*>calloc(self.copies + 1, sizeof(Backup))
+        if self.children == NULL or self.backups == NULL:
             raise MemoryError
+        for i in range(self.copies):
+            self.backups[i].task, self.backups[i].rank, self.backups[i].acked = backups[i]
+            self.backups[i].acked_then = self.backups[i].acked
         for i in range(self.count):
             self.children[i].rank = children[i]
         self.has_tasks = has_tasks
         self.epochs = -1 if epochs is None else epochs
         self.every = every
         self.committed = committed
-        self.safe = self.saved = safe
+        self.safe, self.saved = safe, saved
         self.delivered = delivered
         self.below_safe = self.below_delivered = -1
         self.message = b""
 
     def __dealloc__(self):
         free(self.children)
+        free(self.backups)
 
     @property
     def below(self):
@@ -111,6 +127,18 @@ cdef class Steady:
         cdef int i
         return {self.children[i].rank: (self.children[i].safe, self.children[i].delivered) for i in range(self.count)}
 
+    @property
+    def is_behind(self):
+        """Whether a backup has not said yet that it has the newest snapshot."""
+        return self.own_safe(self.saved) < self.saved
+
+    @property
+    def acked(self):
+        """What backups have said they have: (task, rank, boundary when this rank finished its epoch, and now)."""
+        return [(int(self.backups[i].task), int(self.backups[i].rank),
+                 int(self.backups[i].acked_then if self.waits else self.backups[i].acked), int(self.backups[i].acked))
+                for i in range(self.copies)]
+
     cdef bint may_finish(self, bint idle) noexcept:
         """Tell whether `finish` has an answer."""
         if self.is_over or self.committed + 1 == self.epochs:
@@ -127,27 +155,37 @@ cdef class Steady:
         if self.parent >= 0:
             return True
         self.reduce(&idle, saved, &safe, &delivered)
-        return not idle and self.keeps_one(safe, saved)
+        return not idle and self.leaves_room(safe)
 
-    cdef bint keeps_one(self, int64_t safe, int64_t saved) noexcept:
-        """Tell whether a commit of this safe boundary leaves one snapshot of each task, everywhere: the newest."""
-        return safe == saved if self.has_tasks else safe > self.committed + 1 - self.every
+    cdef bint leaves_room(self, int64_t safe) noexcept:
+        """Tell whether after the commit of this epoch, with this safe boundary, no rank can be short of a slot."""
+        return self.committed + 1 - max(safe, self.safe) < 2 * self.every
+
+    cdef int64_t own_safe(self, int64_t saved) noexcept:
+        """Return the newest boundary whose snapshots all have that have to, where this host has that of `saved`."""
+        cdef int i
+        for i in range(self.copies):
+            saved = min(saved, self.backups[i].acked)
+        return saved
 
     cdef void reduce(self, bint* idle, int64_t saved, int64_t* safe, int64_t* delivered) noexcept:
         """Put together what this rank and its children say."""
         cdef int i
-        safe[0], delivered[0] = (saved, self.safe) if self.has_tasks else (UNBOUNDED, UNBOUNDED)
+        safe[0], delivered[0] = (self.own_safe(saved), self.safe) if self.has_tasks else (UNBOUNDED, UNBOUNDED)
         for i in range(self.count):
             idle[0] = idle[0] and self.children[i].idle
             safe[0] = min(safe[0], self.children[i].safe)
             delivered[0] = min(delivered[0], self.children[i].delivered)
 
     cdef Step finish(self, bint idle) except *:
+        cdef int i
         if not self.may_finish(idle):
             return ANOTHERS
         if self.is_due():
             self.saved = self.committed + 1
         self.idle, self.waits = idle, True
+        for i in range(self.copies):
+            self.backups[i].acked_then = self.backups[i].acked
         return NOTED if self.missing else self.complete()
 
     cdef Step hear(self, int source, uint64_t topic, bytes data) except *:
@@ -157,11 +195,22 @@ cdef class Steady:
             return self.hear_verdict(<const char*>data, data)
         if topic == CONTRIBUTION and len(data) == sizeof(Contribution):
             return self.hear_contribution(source, <const char*>data)
+        if topic == ACK and len(data) == sizeof(Copy):
+            return self.hear_ack(source, <const char*>data)
+        return ANOTHERS
+
+    cdef Step hear_ack(self, int source, const char* message) noexcept:
+        cdef const Copy* said = <const Copy*>message
+        cdef int i
+        for i in range(self.copies):
+            if self.backups[i].rank == source and self.backups[i].task == said.task:
+                self.backups[i].acked = max(self.backups[i].acked, said.boundary)
+                return NOTED
         return ANOTHERS
 
     cdef Step hear_verdict(self, const char* message, bytes data) except *:
         cdef const Verdict* said = <const Verdict*>message
-        if said.last or said.epoch != self.committed or not self.keeps_one(said.safe, self.saved):
+        if said.last or said.epoch != self.committed or not self.leaves_room(said.safe):
             return ANOTHERS
         return self.commit(data, said.safe, said.delivered)
 

@@ -115,6 +115,12 @@ cdef class Waiter(Sender):
             self.looked = now
         return self.take_any()
 
+    cpdef int drain(self) except -1:
+        cdef int count = 0
+        while not self.is_over() and self.take_any():
+            count += 1
+        return count
+
     cdef int take_any(self) except -1:
         """Handle one completed receive, if there is one."""
         cdef int index = MPI_UNDEFINED, code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from taskgraph._native.blocks import digest
@@ -19,6 +18,8 @@ Run: TypeAlias = tuple[int, int, int]
 """(part, first block, number of blocks)"""
 
 _FIXED = struct.Struct("<4sqqQqQQIIIIQqQQ")
+_PAIR = struct.Struct("<Qq")
+_RUN = struct.Struct("<3Q")
 _CHECK = struct.Struct("<Q")
 _MAGIC = b"tgd1"
 
@@ -31,8 +32,7 @@ class Base(NamedTuple):
     checksum: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaHead:
+class DeltaHead(NamedTuple):
     """What a header says."""
 
     task: TaskId
@@ -59,8 +59,8 @@ class DeltaHead:
             _MAGIC, self.task, self.boundary, self.generation, self.note, self.form, self.checksum,
             self.block, len(self.lengths), len(self.history), len(self.runs), self.base is not None, *base,
         )  # fmt: skip
-        pairs = b"".join(struct.pack("<Qq", *pair) for pair in self.history)
-        runs = b"".join(struct.pack("<3Q", *run) for run in self.runs)
+        pairs = b"".join([_PAIR.pack(*pair) for pair in self.history])
+        runs = b"".join([_RUN.pack(*run) for run in self.runs])
         content = fixed + struct.pack(f"<{len(self.lengths)}QQ", *self.lengths, self.nbytes) + pairs + runs
         return content + _CHECK.pack(digest(content))
 
@@ -84,14 +84,13 @@ class DeltaHead:
             raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
         *lengths, nbytes = struct.unpack_from(f"<{parts}QQ", header, _FIXED.size)
         return cls(
-            task, boundary, generation, note, tuple(struct.iter_unpack("<Qq", header[pairs_at:runs_at])),
+            task, boundary, generation, note, tuple(_PAIR.iter_unpack(header[pairs_at:runs_at])),
             form, checksum, block, tuple(lengths), Base(*base) if has_base else None,
-            tuple(struct.iter_unpack("<3Q", header[runs_at:])), nbytes,
+            tuple(_RUN.iter_unpack(header[runs_at:])), nbytes,
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Delta:
+class Delta(NamedTuple):
     """A header, and the memory that goes with it.
 
     The frames lend the slot's own memory: it stays mapped as long as they are referenced. If the slot is written to

@@ -147,6 +147,15 @@ class Holder:
         """
         return self.writer.write(boundary, generation, note)
 
+    def repeated(self, boundary: Epoch, generation: Generation) -> Snapshot | None:
+        """Return what `repeat` has written last, if it is this snapshot and was not asked for before: for a copy."""
+        before, version = self._newest, self._version
+        self._catch_up()
+        if self._newest is None or self._version != version + 1 or self._newest[1:3] != (boundary, generation):
+            return None
+        slot = self._pool.own[self._newest.slot].file
+        return Snapshot(self._newest, before, slot.blocks.changes(), slot)
+
     def wrote(self, boundary: Epoch, generation: Generation) -> bool:
         """Tell whether this is the snapshot that was written last."""
         self._catch_up()

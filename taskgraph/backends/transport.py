@@ -60,6 +60,9 @@ class Transport(Protocol):
     def pump(self) -> int:
         """Wait until something came in and was delivered. Raises EpochAborted."""
 
+    def drain(self) -> int:
+        """Deliver all that is there, without waiting; return how many messages that were."""
+
     def serve(self) -> bool:
         """Handle one message, if there is one, whatever the abort word says."""
 

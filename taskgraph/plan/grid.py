@@ -16,6 +16,11 @@ def due(boundary: Epoch, every: int, tasks: tuple[TaskId, ...]) -> tuple[TaskId,
     return tasks if boundary % every == 0 else ()
 
 
+def kept(safe: Epoch, boundary: Epoch, every: int) -> set[Epoch]:
+    """Return the boundaries up to `boundary` whose snapshots are kept where that of `safe` is the oldest needed."""
+    return {safe, *range(-(-safe // every) * every, boundary + 1, every)}
+
+
 def has_room(kept: int) -> bool:
     """Tell whether a primary that keeps `kept` snapshots may take another; otherwise it waits for a commit."""
     return kept < SLOTS

@@ -71,6 +71,11 @@ class Member:
         self.boundary: Epoch = -1
         self.decision: Decision | None = None
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a backup has not said yet that it has the newest snapshot."""
+        return self._snapshots.is_behind
+
     # ---- from one generation to the next ----
 
     def interrupted(self) -> None:
@@ -173,7 +178,7 @@ class Member:
         end = self._standing.end if self.boundary == self._standing.end_at else self._asked
         slots = self._snapshots.begin(self.generation, end)
         delivered = tuple(self._delivery.upto(slot.task) for slot in slots)
-        return Snapshot(self.boundary, slots, delivered, self._snapshots.are_copied)
+        return Snapshot(self.boundary, slots, delivered)
 
     def _level(self) -> Level:
         if not self._tasks:

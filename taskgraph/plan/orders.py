@@ -68,14 +68,11 @@ class Snapshot(NamedTuple):
         The stamps.
     delivered
         By task, in the order of `slots`: how far ``committed`` was called; goes into the slot.
-    copied
-        Copies of some of them go to other hosts.
     """
 
     boundary: Epoch
     slots: tuple[Held, ...]
     delivered: tuple[Epoch, ...]
-    copied: bool
 
 
 class Replicate(NamedTuple):

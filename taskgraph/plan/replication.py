@@ -65,6 +65,17 @@ class Replication:
         lowest = min(self._saved, *self._acked.values()) if self._acked else self._saved
         return lowest if lowest >= self._decision.boundary else self._decision.safe
 
+    @property
+    def backups(self) -> tuple[tuple[TaskId, Rank, Epoch], ...]:
+        """Who gets copies, of which task, and the newest boundary acknowledged."""
+        return tuple(
+            (task, to, self._acked[task, host]) for task, others in self._backups.items() for host, to in others.items()
+        )
+
+    def have(self, boundary: Epoch) -> bool:
+        """Tell whether all holders have acknowledged a boundary of this generation, this one or a later."""
+        return boundary >= self._decision.boundary and min(self._saved, *self._acked.values(), boundary) == boundary
+
     def saved(self, slots: Iterable[Held], boundary: Epoch) -> list[Sending]:
         """Note that the own host has every task whole at `boundary`, new `slots` included; return who gets them."""
         self._saved = boundary

@@ -39,11 +39,6 @@ class Snapshots:
         return self._replication.safe
 
     @property
-    def are_copied(self) -> bool:
-        """Whether copies go to other hosts."""
-        return self._replication.remote
-
-    @property
     def are_pending(self) -> bool:
         """Whether a snapshot is due and not yet taken."""
         return bool(self._pending)
@@ -53,19 +48,40 @@ class Snapshots:
         """Whether one is due, and a slot is free for it."""
         return bool(self._pending) and grid.has_room(len(self._kept))
 
-    def are_settled(self, safe: Epoch) -> bool:
-        """Whether exactly one snapshot of each task is kept, and none is copied to other hosts.
+    @property
+    def saved(self) -> Epoch:
+        """The newest boundary whose snapshots are kept."""
+        return max(self._kept)
 
-        It is that of the safe boundary.
-        """
-        return not self.tasks or (not self.are_copied and self._kept.keys() == {safe} and self.safe == safe)
+    @property
+    def is_behind(self) -> bool:
+        """Whether a backup has not said yet that it has the newest."""
+        return any(acked < self.saved for _, _, acked in self.backups)
 
-    def passed(self, boundary: Epoch, safe: Epoch, generation: Generation) -> None:
-        """Note that the rank has advanced to `boundary` and keeps only the snapshots of the safe one."""
+    @property
+    def backups(self) -> tuple[tuple[TaskId, Rank, Epoch], ...]:
+        """Who gets copies, and the newest boundary that they have."""
+        return self._replication.backups
+
+    def are_settled(self, safe: Epoch, every: int) -> bool:
+        """Whether exactly the snapshots from the safe boundary on are kept, and that one by every backup."""
+        if not self.tasks:
+            return True
+        return self._kept.keys() == grid.kept(safe, self._boundary, every) and self._replication.have(safe)
+
+    def copied(self, boundary: Epoch, generation: Generation) -> list[Sending]:
+        """Return who gets the snapshots of a boundary that has just been saved, while the rest is known to others."""
+        slots = [Held(task, boundary, generation) for task in self.tasks]
+        return self._replication.saved(slots, boundary)
+
+    def passed(self, boundary: Epoch, safe: Epoch, generation: Generation, every: int) -> None:
+        """Note that the rank has advanced to `boundary` and keeps the snapshots from the safe one on."""
         self._boundary = boundary
-        if self.tasks and safe not in self._kept:
-            self._kept = {safe: {task: Held(task, safe, generation) for task in self.tasks}}
-            self._replication.saved((), safe)
+        if self.tasks:
+            for at in grid.kept(safe, boundary, every) - self._kept.keys():
+                self._kept[at] = {task: Held(task, at, generation) for task in self.tasks}
+            self.free_below(safe)
+            self._replication.saved((), self.saved)
 
     def reached(self, boundary: Epoch, every: int) -> None:
         """Note that the rank has reached a boundary: a snapshot may be due."""

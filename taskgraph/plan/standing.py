@@ -60,8 +60,13 @@ class Standing:
     @property
     def is_settled(self) -> bool:
         """Whether no end is known, and nobody waits to hear more than what travels with the commits."""
-        is_behind = self.committed - self.safe >= self._every
-        return self.end_at < 0 and not is_behind and not self._unheard and not self.tree.has_heard
+        waits_for_none = self.acted and not self._unheard and not self.tree.has_heard
+        return self.end_at < 0 and waits_for_none and not self._is_short
+
+    @property
+    def _is_short(self) -> bool:
+        """Whether a rank may be short of a slot at the boundary that follows: nobody can be further than that."""
+        return self.committed - self.safe >= (grid.SLOTS - 1) * self._every
 
     def passed(self, committed: Epoch, safe: Epoch, delivered: Epoch) -> None:
         """Note that compiled code has acted on all commits up to this one."""
@@ -111,16 +116,12 @@ class Standing:
     def say_level(self, own: Callable[[], Level], orders: list[Order]) -> None:
         """Pass on how far state is kept, where somebody may be waiting for it.
 
-        Nobody is further than the boundary that follows what is committed, so until then nobody is short of a slot for
-        it: what is safe there comes with its commit.
-
         Parameters
         ----------
         own
             How far this rank has got; asked only where it is said, for most contributions pass with nobody waiting.
         """
-        is_short = self.committed - self.safe >= (grid.SLOTS - 1) * self._every
-        if self._unheard or self.end_at >= 0 or is_short:
+        if self._unheard or self.end_at >= 0 or self._is_short:
             level = self.tree.say_level(own, orders)
             news = level.safe > self.safe or level.delivered > self.delivered
             if self.tree.is_root and level.safe >= 0 and (news or self._unheard):

@@ -1,8 +1,9 @@
 """One epoch after the other while nothing else happens: what `taskgraph.plan.member` says then, in few steps.
 
-Nearly all epochs are alike: every rank finishes, nobody asks for the end, and each snapshot is safe by the commit that
-follows it. While that is so, all that a rank has to know are a few numbers, which compiled code keeps (`Steady`). An
-event that is anything else gets no answer here: the member takes over what has come about, and answers itself.
+Nearly all epochs are alike: every rank finishes, nobody asks for the end, and each snapshot is safe, here and with its
+backups, soon enough for nobody to be short of a slot. While that is so, all that a rank has to know are a few numbers,
+which compiled code keeps (`Steady`). An event that is anything else gets no answer here: the member takes over what has
+come about, and answers itself.
 
 Rule: every answer is, order for order, the one that the member would give. Only what it would say once a snapshot is
 taken comes with the order to take it.
@@ -10,7 +11,7 @@ taken comes with the order to take it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from taskgraph.ids import Epoch, Generation, Rank, TaskId
@@ -18,7 +19,8 @@ from taskgraph.plan import grid
 from taskgraph.plan.commit import Level
 from taskgraph.plan.holdings import NO_END, Held, Known
 from taskgraph.plan.messages import Topic
-from taskgraph.plan.orders import Committed, Order, Orders, Record, RunEpoch, Send, Snapshot
+from taskgraph.plan.orders import Committed, Order, Orders, Record, Replicate, RunEpoch, Send, Snapshot
+from taskgraph.plan.replication import Sending
 from taskgraph.plan.routes import TreePlace
 
 _NOTED, _UP, _COMMIT = range(3)
@@ -63,6 +65,14 @@ class Steady(Protocol):
     def heard(self) -> Mapping[Rank, tuple[Epoch, Epoch]]:
         """How far each child had got when it last said something: by rank, (safe, delivered)."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether a backup has not said yet that it has the newest snapshot."""
+
+    @property
+    def acked(self) -> Sequence[tuple[TaskId, Rank, Epoch, Epoch]]:
+        """What backups have said they have: (task, rank, boundary when this rank finished its epoch, and now)."""
+
     def stop(self) -> None:
         """Have no answer from now on."""
 
@@ -73,8 +83,17 @@ class Steady(Protocol):
         """Take a control message."""
 
 
-MakeSteady = Callable[[Rank | None, tuple[Rank, ...], bool, Epoch | None, int, Epoch, Epoch, Epoch], Steady]
-"""Makes one: who is above and below, whether tasks are run here, epochs, every, committed, safe, delivered."""
+Backups = tuple[tuple[TaskId, Rank, Epoch], ...]
+"""Who gets copies, of which task, and the newest boundary that is there."""
+
+MakeSteady = Callable[
+    [Rank | None, tuple[Rank, ...], bool, Epoch | None, int, Epoch, Epoch, Epoch, Epoch, Backups], Steady
+]
+"""Makes one: who is above and below, whether tasks are run here, epochs, every, committed, safe, delivered, saved, and
+who gets copies."""
+
+Copied = Callable[[Epoch, Generation], Sequence[Sending]]
+"""Says who gets the snapshots of a boundary, once: the next are changes of these."""
 
 
 class Answers:
@@ -87,13 +106,17 @@ class Answers:
     place
         In the tree.
     tasks
-        That this rank runs. Copies of their snapshots go nowhere.
+        That this rank runs.
     epochs, every
         As of `Member`.
     boundary
         That of the epoch.
     known
-        Up to its safe boundary ``committed`` has been called here, and of each task that snapshot is kept, no other.
+        ``committed`` has been called here up to its safe boundary; of each task the snapshots from there on are kept.
+    saved, backups
+        The newest of these, and who gets copies.
+    copied
+        Is asked who gets those that follow.
     """
 
     def __init__(
@@ -106,8 +129,13 @@ class Answers:
         every: int,
         boundary: Epoch,
         known: Level,
+        saved: Epoch,
+        backups: Backups,
+        copied: Copied,
     ) -> None:
-        self.steady = make(place.parent, place.children, bool(tasks), epochs, every, boundary, *known)
+        self.steady = make(place.parent, place.children, bool(tasks), epochs, every, boundary, *known, saved, backups)
+        self._copies = bool(backups)
+        self._copied = copied
         self._parent, self._children = place.parent, place.children
         self._generation = generation
         self._tasks = tasks
@@ -118,13 +146,28 @@ class Answers:
         steady = self.steady
         if asked != NO_END:
             return None
-        boundary, called = steady.committed + 1, steady.safe
+        boundary, called, known = steady.committed + 1, steady.safe, self._known
         orders = self._said(steady.finished(idle), called)
         due = grid.due(boundary, self._every, self._tasks)
         if orders is None or not due:
             return orders
         slots = tuple([Held(task, boundary, self._generation) for task in due])
-        return (Snapshot(boundary, slots, (called,) * len(due), False), *orders)
+        snapshot = Snapshot(boundary, slots, (called,) * len(due))
+        return (snapshot, *self._to_copy(boundary, known), *orders)
+
+    def copies(self, boundary: Epoch) -> Orders:
+        """Return the orders to copy the snapshots of a boundary, where somebody else has given those to take them."""
+        return self._to_copy(boundary, self._known)
+
+    @property
+    def _known(self) -> Known:
+        steady = self.steady
+        return Known(self._generation, steady.safe, min(steady.delivered, steady.safe))
+
+    def _to_copy(self, boundary: Epoch, known: Known) -> Orders:
+        if not self._copies:
+            return ()
+        return tuple([Replicate(to, slot, base, known) for to, slot, base in self._copied(boundary, self._generation)])
 
     def receive(self, source: Rank, topic: Topic, data: bytes) -> Orders | None:
         """Answer as `Member.receive`. None: it has to."""
@@ -142,7 +185,7 @@ class Answers:
         if step != _COMMIT:
             return None
         orders: list[Order] = [Send(child, Topic.VERDICT, steady.message) for child in self._children]
-        orders.append(Record(Known(self._generation, steady.safe, min(steady.delivered, steady.safe))))
+        orders.append(Record(self._known))
         if steady.safe > called:
             orders += [Committed(task, called, steady.safe) for task in self._tasks]
         orders.append(RunEpoch(steady.committed))

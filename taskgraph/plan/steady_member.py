@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from taskgraph.ids import Host, Rank
+from taskgraph.ids import Epoch, Host, Rank, TaskId
 from taskgraph.plan.commit import Contribution, Level
 from taskgraph.plan.decision import Decision
 from taskgraph.plan.ending import Ending
@@ -18,6 +18,7 @@ from taskgraph.plan.member import NOTHING, Member
 from taskgraph.plan.messages import Topic
 from taskgraph.plan.orders import Order, Orders
 from taskgraph.plan.phase import Phase
+from taskgraph.plan.replication import arrived
 from taskgraph.plan.steady import Answers, MakeSteady, Steady
 
 
@@ -41,6 +42,11 @@ class SteadyMember(Member):
     def steady(self) -> Steady | None:
         """What is known of commits while nothing else happens; None: something does."""
         return None if self._answers is None else self._answers.steady
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a backup has not said yet that it has the newest snapshot."""
+        return super().is_behind if self._answers is None else self._answers.steady.is_behind
 
     # ---- events ----
 
@@ -79,8 +85,18 @@ class SteadyMember(Member):
     ) -> Orders:
         """Take a snapshot that a primary sent to this backup."""
         if self._answers is not None:
+            if self.takes_at_once(known):
+                return (arrived(source, slot, base, whole),)
             self._catch_up(self._answers.steady)
         return super().copy_arrived(source, slot, base, known, whole)
+
+    def takes_at_once(self, known: Known) -> bool:
+        """Tell whether all that follows from a copy, which comes with `known`, is that it is stored."""
+        return self._answers is not None and known.safe <= self._answers.steady.safe
+
+    def copies(self, boundary: Epoch) -> Orders:
+        """Return the orders to copy the snapshots of a boundary, where somebody else has given those to take them."""
+        return () if self._answers is None else self._answers.copies(boundary)
 
     def ended(self, ending: Ending, *, everywhere: bool = True) -> Orders:
         """Leave because the job has ended."""
@@ -101,6 +117,9 @@ class SteadyMember(Member):
                 self._every,
                 self.boundary,
                 Level(self._standing.safe, self._standing.delivered),
+                self._snapshots.saved if self._tasks else self.boundary,
+                self._snapshots.backups,
+                self._snapshots.copied,
             )
         return given
 
@@ -110,7 +129,7 @@ class SteadyMember(Member):
         safe = self._standing.safe
         if self.boundary + 1 == self._epochs or not self._standing.is_settled:
             return False
-        return self._snapshots.are_settled(safe) and self._delivery.lowest >= safe
+        return self._snapshots.are_settled(safe, self._every) and self._delivery.lowest >= safe
 
     def _answered(self, answers: Answers, orders: Orders | None) -> Orders | None:
         """Return an answer; where there is none, catch up."""
@@ -129,8 +148,11 @@ class SteadyMember(Member):
         if steady.committed > self._standing.committed:
             self._standing.passed(steady.committed, steady.safe, steady.delivered)
             self._tree.passed(Level(*steady.below), steady.heard)
-            self._snapshots.passed(steady.committed, steady.safe, self.generation)
+            self._snapshots.passed(steady.committed, steady.safe, self.generation, self._every)
             self._delivery.passed(steady.safe)
+        acked = steady.acked
+        for task, rank, then, _ in acked:
+            self._acked(task, rank, then)
         for source, (idle, *level) in steady.said.items():
             said = Contribution(steady.committed, idle, False, 0, *level)
             self._standing.contributed(source, said, self._level, [])
@@ -138,6 +160,14 @@ class SteadyMember(Member):
             super().finished(steady.idle, NO_END)
             if self.phase is Phase.SAVING:
                 super().snapshot_taken()
+            if len(steady.said) == len(self._tree.place.children):  # it has said how far all below had got by then
+                self._tree.has_said(Level(*steady.below))
+        for task, rank, _, now in acked:
+            self._acked(task, rank, now)
+
+    def _acked(self, task: TaskId, rank: Rank, boundary: Epoch) -> None:
+        assert self.decision is not None
+        self._snapshots.acked(task, self.decision.host_of[rank], boundary)
 
     def _forget(self) -> None:
         if self._answers is not None:

@@ -44,6 +44,10 @@ class Tree:
         for child, level in children.items():
             self._reduction.level(child, Level(*level))
 
+    def has_said(self, level: Level) -> None:
+        """Take what was said last for the subtree."""
+        self._said = level
+
     def up(self, topic: Topic, data: bytes, orders: list[Order]) -> None:
         """Send something to the rank above."""
         assert self._parent is not None

@@ -73,20 +73,20 @@ MUTATIONS = {
     "grid": Mutation("one grid of snapshots for the job", {grid.due: _some_tasks}, 0),
     "room": Mutation("at most three snapshots are kept", {grid.has_room: lambda kept: True}, 4),
     "refill": Mutation(
-        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 67242
+        "a new holder gets all snapshots since the safe one", {replication.to_refill: _newest_only}, 19203
     ),
     "norewrite": Mutation("a whole slot is not written again", {replication.is_duplicate: lambda whole: False}, 65),
-    "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 4),
+    "base": Mutation("a change without its base is not used", {replication.has_base: lambda base, whole: True}, 0),
     "hook": Mutation(
         "committed goes on from what the snapshot records",
         {delivery.resumes_at: lambda recorded, safe: max(safe, 0)},
-        5,
+        53,
     ),
     "lease": Mutation("a host that is back is not called silent", {records.must_lack: lambda evidence, hosts: ()}, 213),
     "guard": Mutation(
         "an error of a rank that is out of date is dropped",
         {records.must_be_current: lambda rank, generation: ()},
-        6832,
+        1962,
     ),
     "fenced": Mutation(
         "a rank that is cut off is told", {messages.fate: _no_fence, adoption.to_be_told: lambda decision: ()}, 75
@@ -110,7 +110,7 @@ MUTATIONS = {
     "exclusion": Mutation(
         "a generation that is followed by another does not end the job",
         {records.excluded_by_decision: lambda g: ()},
-        2728,
+        4872,
     ),
     "answer": Mutation(
         "who knows that the job is over says so", {succession.answers_with_status: lambda over, newest: False}, 16

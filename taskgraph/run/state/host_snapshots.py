@@ -90,10 +90,9 @@ class HostSnapshots:
         for slot, delivered in zip(order.slots, order.delivered, strict=True):
             task, boundary, generation, end = slot
             holder, noted = self._holders[task], note(delivered, end)
-            if order.copied or not holder.repeat(boundary, generation, noted):
+            if not holder.repeat(boundary, generation, noted):
                 self._write(holder, slot, noted, replicas.parts(task))
-                if not order.copied:
-                    holder.prepare(replicas[task].arrays)
+                holder.prepare(replicas[task].arrays)
 
     def _write(self, holder: Holder, slot: Held, noted: int, parts: list[Any]) -> None:
         task, boundary, generation, _ = slot
@@ -157,13 +156,21 @@ class HostSnapshots:
         return copies.closed(copy, order.known)
 
     def _delta(self, slot: Held, base: Held | None) -> Delta | None:
-        taken = self._taken.get(slot[:3])
+        taken = self._taken.get(slot[:3]) or self._repeated(slot)
         if taken is not None:
             if base is not None and taken.base is not None and stamp(taken.base)[:3] == base[:3]:
                 return taken.delta()
             return taken.whole()
         found = self._slots.find(*slot[:3])
         return None if found is None else send_held(self._slots, found)
+
+    def _repeated(self, slot: Held) -> Snapshot | None:
+        """Return a snapshot that was just repeated, and what it changed; None: it was not."""
+        taken = self._holders[slot.task].repeated(slot.boundary, slot.generation)
+        if taken is not None:
+            self._taken = {key: kept for key, kept in self._taken.items() if key[0] != slot.task}
+            self._taken[slot[:3]] = taken
+        return taken
 
     def store(self, copy: copies.ArrivedCopy) -> bool:
         """Write a copy that arrived into a slot of this rank; return whether it is whole.

@@ -32,11 +32,15 @@ class Epochs:
         Where messages for the member wait while nothing is computed.
     handle_all
         Handles those.
+    obey
+        Carries orders out.
 
     Attributes
     ----------
     are_computing
         Whether messages are handled as they come.
+    are_committing
+        Whether compiled code waits for a commit: a copy that is only to be stored may be.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Epochs:
         control: Control,
         queue: Sized,
         handle_all: Callable[[], None],
+        obey: Callable[[Orders], Orders],
     ) -> None:
         self._member = member
         self._replicas = replicas
@@ -60,8 +65,9 @@ class Epochs:
         self._control = control
         self._queue = queue
         self._handle_all = handle_all
+        self._obey = obey
         self._committer = None if transport is None else snapshots.committer(transport, queue)
-        self.are_computing = False
+        self.are_computing = self.are_committing = False
 
     def run(self, epoch: Epoch) -> Orders:
         """Run an epoch, and as many more as are committed here. Returns what the member says of the last."""
@@ -70,9 +76,13 @@ class Epochs:
         told = -1 if steady is None else steady.safe
         while True:
             idle = self._compute(epoch)
+            if self._transport is not None and self._member.is_behind:
+                self._look()
             if steady is None or self._committer is None or self._replicas.asked != NO_END:
                 break
+            self.are_committing = True
             done = self._committer.commit(idle)
+            self.are_committing = False
             if done == NOT_DONE:
                 break
             if done == LEFT:
@@ -88,7 +98,7 @@ class Epochs:
 
     def interrupted(self) -> None:
         """Take that the generation is over."""
-        self.are_computing = False
+        self.are_computing = self.are_committing = False
         if self._committer is not None:
             self._committer.end()
 
@@ -105,8 +115,14 @@ class Epochs:
         writers = self._snapshots.writers(replica.id for replica in self._replicas.primaries)
         if writers is None:
             return None
-        self._committer.begin(steady, self._member.generation, writers)
+        self._committer.begin(steady, self._member.generation, writers, self._copy)
         return steady
+
+    def _copy(self, boundary: Epoch) -> None:
+        """Send the snapshots of a boundary, which compiled code has taken, to those who get them."""
+        orders = self._member.copies(boundary)
+        if orders:
+            self._obey(orders)
 
     def _compute(self, epoch: Epoch) -> bool:
         """Run an epoch up to its commit; return whether no task composed anything."""
@@ -127,6 +143,13 @@ class Epochs:
             self._transport.finish_sends()
         self.are_computing = False
         return idle
+
+    def _look(self) -> None:
+        """Hear, before this rank says that it has finished, which copies have been acknowledged meanwhile."""
+        assert self._transport is not None
+        self.are_computing = True
+        self._transport.drain()
+        self.are_computing = False
 
     def _wait_to_begin(self, epoch: Epoch) -> None:
         """Answer messages, as in an epoch that takes its time, until the next may begin."""

@@ -109,6 +109,7 @@ class Worker:
             control,
             self._queue,
             self._handle_all,
+            self._obey,
         )
         self._arrived: ArrivedCopy | None = None
 
@@ -308,10 +309,14 @@ class Worker:
         self._take(self._member.receive, source, said, data)
 
     def _on_copy(self, source: Rank, frames: list[Any]) -> None:
-        self._take(self._copy, source, frames)
+        copy = opened(frames)
+        if self._epochs.are_committing and not self._queue and self._member.takes_at_once(copy.known):
+            self._obey(self._copy(source, copy))
+        else:
+            self._take(self._copy, source, copy)
 
-    def _copy(self, source: Rank, frames: list[Any]) -> Orders:
-        copy = self._arrived = opened(frames)
+    def _copy(self, source: Rank, copy: ArrivedCopy) -> Orders:
+        self._arrived = copy
         return self._member.copy_arrived(
             source, copy.slot, copy.base, copy.known, self._snapshots.held_of(copy.slot.task)
         )
