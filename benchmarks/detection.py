@@ -87,9 +87,8 @@ def launch(how, seconds):
     """Run one job; return the milliseconds until each survivor knew."""
     command = mpirun.command(RANKS, [__file__, "--be", how, str(seconds)], ulfm=True)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120 + seconds)
-    if (
-        how != "gil" and "1 failure survived" not in done.stdout + done.stderr
-    ):  # the launcher's status is the lost rank's
+    # The status of the launcher is that of the lost rank.
+    if how != "gil" and "1 failure survived" not in done.stdout + done.stderr:
         sys.exit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout}{done.stderr}")
     found = HEARD.findall(done.stdout)
     lost_at = next(float(lost) for lost, _, _ in found if lost)

@@ -102,9 +102,8 @@ def run_ulfm(directory, victims):
             (Path(directory) / f"kill-{epoch}").write_text(str(time.monotonic_ns()))
             os.kill(os.getpid(), signal.SIGKILL)
         try:
-            now.Recv(
-                buffer, (now.rank - 1) % now.size, 1
-            )  # nobody sends: the one after the victim is told, the others revoked
+            # Nobody sends: the one after the victim is told, the others revoked.
+            now.Recv(buffer, (now.rank - 1) % now.size, 1)
         except MPI.Exception:
             now.Revoke()
         now = now.Shrink()
