@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -67,9 +67,10 @@ def run_rank(program: Program, observer: Observer) -> int:
     attempt = None if program.config.supervised is None else Supervised.decode(program.config.supervised)
     if attempt is not None:
         attempt.reached()
-    with ExitStack() as until_kept:
+    with _end_of_all(observer, attempt) as waiting, ExitStack() as until_kept:
         until_kept.enter_context(starting(os.environ))
         communicator = open_communicator()
+        waiting.append(communicator)
         try:
             site = meet(communicator, program.config)
             if site.rank == ROOT:
@@ -90,17 +91,28 @@ def run_rank(program: Program, observer: Observer) -> int:
             if communicator.rank == error.rank:
                 observer.failed(ending)
             return 1
-        except (
-            BaseException
-        ) as error:  # an interrupt, or a fault of ours: nobody hears of it, and all wait for this rank
-            ending = ending_of(error, communicator.rank, None, None)
-            if attempt is not None:
-                attempt.ended(ending)
-            observer.failed(ending)
-            communicator.Abort(ending.status)
-            raise
         finally:
             observer.close()
+
+
+@contextmanager
+def _end_of_all(observer: Observer, attempt: Supervised | None) -> Iterator[list[Intracomm]]:
+    """Take the other ranks along where this one leaves by an interrupt, or a fault of ours: they would wait for it.
+
+    What MPI raises is the loss of another rank: that is no end of the job, where somebody launches it again.
+    """
+    waiting: list[Intracomm] = []
+    try:
+        yield waiting
+    except BaseException as error:
+        if not waiting or type(error).__module__ == "mpi4py.MPI":
+            raise
+        ending = ending_of(error, waiting[0].rank, None, None)
+        if attempt is not None:
+            attempt.ended(ending)
+        observer.failed(ending)
+        waiting[0].Abort(ending.status)
+        raise
 
 
 def _run(
