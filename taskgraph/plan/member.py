@@ -72,6 +72,11 @@ class Member:
         self.decision: Decision | None = None
 
     @property
+    def has_backups(self) -> bool:
+        """Whether snapshots of this rank go to other hosts."""
+        return bool(self._snapshots.backups)
+
+    @property
     def is_behind(self) -> bool:
         """Whether a backup has not said yet that it has the newest snapshot."""
         return self._snapshots.is_behind

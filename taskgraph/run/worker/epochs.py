@@ -74,9 +74,10 @@ class Epochs:
         steady = self._settle()
         hearing = [replica.id for replica in self._replicas.primaries if replica.hears_commits]
         told = -1 if steady is None else steady.safe
+        has_backups = self._transport is not None and self._member.has_backups
         while True:
             idle = self._compute(epoch)
-            if self._transport is not None and self._member.is_behind:
+            if has_backups and self._member.is_behind:
                 self._look()
             if steady is None or self._committer is None or self._replicas.asked != NO_END:
                 break
@@ -115,14 +116,13 @@ class Epochs:
         writers = self._snapshots.writers(replica.id for replica in self._replicas.primaries)
         if writers is None:
             return None
-        self._committer.begin(steady, self._member.generation, writers, self._copy)
+        copy = self._copy if self._member.has_backups else None
+        self._committer.begin(steady, self._member.generation, writers, copy)
         return steady
 
     def _copy(self, boundary: Epoch) -> None:
         """Send the snapshots of a boundary, which compiled code has taken, to those who get them."""
-        orders = self._member.copies(boundary)
-        if orders:
-            self._obey(orders)
+        self._obey(self._member.copies(boundary))
 
     def _compute(self, epoch: Epoch) -> bool:
         """Run an epoch up to its commit; return whether no task composed anything."""
