@@ -204,6 +204,43 @@ def test_what_a_task_keeps_of_its_context_works_on_when_tasks_have_moved(mpirun,
     assert judge(without, proof) == (Verdict.RIGHT, ""), done
 
 
+LATE = """
+import sys, time, numpy as np, taskgraph as tg
+
+class Node(tg.Task):
+    def init(self, framework):
+        self.id = framework.task_id
+        self.sums = framework.protect("sums", np.zeros(1))
+
+    def set_epoch(self, ctx, epoch):
+        tag = "early" if epoch < 5 else "late"
+        ctx.compose(self.give, outs=ctx.outbound((self.id + 1) % 4, tag))
+        ctx.compose(self.take, ctx.inbound((self.id - 1) % 4, tag))
+
+    def give(self, ins, outs):
+        outs[0].put(self.sums)
+
+    def take(self, ins, outs):
+        self.sums += ins[0].get() + 1
+
+    def became_primary(self):
+        time.sleep(0.4)  # the root has nothing to do meanwhile
+
+    def exit(self):
+        time.sleep(0.4 * (self.id == 0))  # nobody has left when the failure is known
+
+job = tg.Job("late", num_tasks=4, epochs=6, backups=1)
+job.set_task_builder(lambda task: Node())
+sys.exit(job.start())
+"""
+
+
+def test_a_graph_that_changed_before_the_failure_is_not_asked_about_after_it(mpirun, tmp_path):
+    proof, done = run(mpirun, tmp_path / "proof", kill_at(2, 5, "commit.exiting"), hosts=4, program=LATE)
+    assert {status for status, _ in proof.ends.values()} == {0}, done
+    assert len(proof.ends) == 3, done
+
+
 def test_a_fault_hits_once_however_often_its_epoch_is_run(mpirun, tmp_path, without):
     proof, done = run(
         mpirun, tmp_path / "proof", kill_keeper(rank=0, epoch=5), kill_at(3, 5, "send"), kill_at(2, 5, "recovery.left")

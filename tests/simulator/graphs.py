@@ -91,7 +91,8 @@ class Graphs:
     @on_idle.setter
     def on_idle(self, wake: Any) -> None:
         self._wake = wake
-        self._world.after(IDLE, self._idle, wake, self._rank.run)
+        if wake is not None:
+            self._world.after(IDLE, self._idle, wake, self._rank.run)
 
     def _idle(self, wake: Any, run: int) -> None:
         if self._wake is wake and self._rank.runs and self._rank.run == run:

@@ -148,12 +148,17 @@ class HostSnapshots:
         for key in [key for key in self._taken if key[1] < known.safe]:
             del self._taken[key]
 
-    def outgoing(self, order: do.Replicate) -> list[Any]:
-        """Return the frames of a copy: what it is, then the blocks of it that the receiver lacks."""
+    def outgoing(self, order: do.Replicate) -> list[Any] | None:
+        """Return the frames of a copy: what it is, then the blocks of it that the receiver lacks.
+
+        None: it was freed meanwhile, so whoever has asked for it gets a later one.
+        """
         copy = self._delta(order.slot, order.base)
-        if copy is None:
+        if copy is not None:
+            return copies.closed(copy, order.known)
+        if not self._slots.admits(self._generation):
             raise EpochAborted
-        return copies.closed(copy, order.known)
+        return None
 
     def _delta(self, slot: Held, base: Held | None) -> Delta | None:
         taken = self._taken.get(slot[:3]) or self._repeated(slot)

@@ -67,8 +67,8 @@ class Snapshots(Protocol):
     def record(self, known: Known) -> None:
         """Write down what a commit said, and free what lies below its safe boundary."""
 
-    def outgoing(self, order: do.Replicate) -> list[Any]:
-        """Return the frames of a copy: what it is, and the blocks of it that the receiver lacks."""
+    def outgoing(self, order: do.Replicate) -> list[Any] | None:
+        """Return the frames of a copy: what it is, and the blocks of it that the receiver lacks; None: it is gone."""
 
     def store(self, copy: ArrivedCopy) -> bool:
         """Write a copy that arrived into a slot of this rank; return whether it is whole."""
@@ -121,7 +121,7 @@ class NoSnapshots:
     def record(self, known: Known) -> None:
         """Do nothing."""
 
-    def outgoing(self, order: do.Replicate) -> list[Any]:
+    def outgoing(self, order: do.Replicate) -> list[Any] | None:
         """Never called: all ranks share one host."""
         raise AssertionError(order)
 

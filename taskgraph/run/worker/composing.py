@@ -46,6 +46,7 @@ class Composing:
         self._declarations = Declarations(decision.live) if place.parent is None else None
         self._composed = self._asked = -1
         if self._transport is not None:
+            self._transport.on_idle = None  # the graph that was to be asked about is of the generation before
             for rank in self._correspondents(decision):
                 self._transport.peer(rank)
         self._ways = Ways(self._rank, decision.layout, self._transport)

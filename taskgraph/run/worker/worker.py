@@ -267,8 +267,10 @@ class Worker:
     def _replicate(self, order: do.Replicate) -> None:
         assert self._transport is not None
         trace.reached("replicate.begin")
-        self._transport.send_copy(order.to, self._snapshots.outgoing(order))
-        trace.reached("replicate.sent")
+        frames = self._snapshots.outgoing(order)
+        if frames is not None:
+            self._transport.send_copy(order.to, frames)
+            trace.reached("replicate.sent")
 
     def _committed(self, order: do.Committed) -> None:
         self._replicas.may_ask = self._member.phase is not Phase.ENDING
