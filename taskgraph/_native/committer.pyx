@@ -98,7 +98,7 @@ cdef class Committer:
                 self.copy(epoch + 1)
         self.say(steady.finish(idle))
         while steady.committed == epoch:
-            if self.queue or steady.is_over:
+            if self.queue or steady.is_over:        # before more comes in: no message overtakes one that waits
                 return _LEFT
             self.transport.pump()
         self.record()
