@@ -176,6 +176,24 @@ def test_a_snapshot_that_is_repeated_is_what_was_written_but_for_its_stamp(repea
         repeated.slots.free_below(boundary, 1)
 
 
+def test_of_a_snapshot_that_is_repeated_what_changed_can_be_sent_however_often_nobody_asked(repeated):
+    """Those that the writer has copied itself are not known here: they were changes one of the other too."""
+    for boundary in range(1, 8):
+        repeated.w[100 * boundary] = 1
+        assert repeated.holder.repeat(boundary, 1, 50)
+        if boundary in (3, 4, 7):
+            snapshot = repeated.holder.repeated(boundary, 1)
+            assert snapshot.held == repeated.slots.find(0, boundary)
+            assert snapshot.base == repeated.slots.find(0, boundary - 1)
+            assert snapshot.runs == [(0, 100 * boundary * 8 // BLOCK, 1)]
+            frames = repeated.holder.writer.change(b"before")
+            assert bytes(frames[0]) == b"before" + snapshot.delta().head.encode()
+            assert frames[1:] == snapshot.delta().frames
+            assert repeated.holder.repeated(boundary, 1) == snapshot, "asked again"
+        assert repeated.holder.repeated(boundary - 1, 1) is None
+        repeated.slots.free_below(boundary, 1)
+
+
 def test_what_is_written_after_it_says_what_changed_since(repeated):
     repeated.w[10] = 1
     assert repeated.holder.repeat(1, 1, -1)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 
+from taskgraph._native.deltahead cimport Run
 from taskgraph._native.loan cimport Loan, Span
 
 cdef struct Stream:             # of frames, read once
@@ -26,6 +27,10 @@ cdef class Blocks:
     cdef bint stream
 
     cdef int take_in(self, Loan loan, Blocks base, uint64_t version) except -1
+    cdef bint take_runs(self, Blocks base, const Run* runs, uint64_t count, Span* frames, Py_ssize_t left,
+                        uint64_t version) except -1
+    cpdef list changes(self)
+    cpdef tuple place(self, tuple run)
     cpdef uint64_t checksum(self, uint64_t form) noexcept
 
     cdef int set_lengths(self, lengths) except -1
@@ -34,6 +39,7 @@ cdef class Blocks:
     cdef void write_part(self, Py_ssize_t part, char* source, Blocks base, uint64_t version) noexcept nogil
     cdef bint in_base(self, Blocks base, Py_ssize_t part, uint64_t i, uint64_t nbytes) noexcept nogil
     cdef void keep(self, Blocks base, Py_ssize_t part, uint64_t i, uint64_t nbytes, uint64_t version) noexcept nogil
-    cdef bint mark(self, runs) except -1
+    cdef bint mark(self, uint64_t part, uint64_t first, uint64_t count, uint64_t* reached) noexcept
+    cdef bint take_marked(self, Blocks base, Span* frames, Py_ssize_t left, uint64_t version) except -1
     cdef bint apply_part(self, Py_ssize_t part, Stream* stream, Blocks base, uint64_t version) noexcept nogil
     cdef void read_part(self, Py_ssize_t part, char* target, uint64_t* hashes) noexcept nogil

@@ -17,7 +17,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from taskgraph._native.blockhash cimport copy_and_hash, drain_stores, hash_bytes
-from taskgraph._native.loan cimport Loan
+from taskgraph._native.deltahead cimport Run
+from taskgraph._native.loan cimport Loan, Span
 
 cdef enum:
     LINE = 64
@@ -187,40 +188,57 @@ cdef class Blocks:
             False where these do not fit together; the slot then holds nothing of use.
         """
         cdef Loan loan = Loan(frames)
+        cdef uint64_t reached = 0
+        self.set_lengths(lengths)
+        memset(self.changed, 0, self.firsts[self.parts])
+        for part, first, count in runs:
+            if not self.mark(part, first, count, &reached):
+                return False
+        return bool(self.take_marked(base, loan.spans, loan.count, version))
+
+    cdef bint take_runs(self, Blocks base, const Run* runs, uint64_t count, Span* frames, Py_ssize_t left,
+                        uint64_t version) except -1:
+        """Do as `apply`, with parts that are as long as those of the base, and frames that are pinned already."""
+        cdef Py_ssize_t part
+        cdef uint64_t i, reached = 0
+        self.check_base(base)
+        for part in range(self.parts):
+            self.set_length(part, base.lengths[part])
+        memset(self.changed, 0, self.firsts[self.parts])
+        for i in range(count):
+            if not self.mark(runs[i].part, runs[i].first, runs[i].count, &reached):
+                return False
+        return self.take_marked(base, frames, left, version)
+
+    cdef bint mark(self, uint64_t part, uint64_t first, uint64_t count, uint64_t* reached) noexcept:
+        """Set a run of `changed`, above what was `reached`; return False where it lies elsewhere."""
+        if part >= <uint64_t>self.parts or count == 0:
+            return False
+        if first >= blocks_of(self.lengths[part], self.block):
+            return False
+        if count > blocks_of(self.lengths[part], self.block) - first or self.firsts[part] + first < reached[0]:
+            return False
+        reached[0] = self.firsts[part] + first + count
+        memset(self.changed + self.firsts[part] + first, 1, count)
+        return True
+
+    cdef bint take_marked(self, Blocks base, Span* frames, Py_ssize_t left, uint64_t version) except -1:
+        """Take what is marked as changed from frames, and the rest from the base."""
         cdef Py_ssize_t part
         cdef Stream stream
         cdef bint good = True
         cdef char* scratch
-        self.set_lengths(lengths)
         self.check_base(base)
-        if not self.mark(runs):
-            return False
         scratch = <char*>malloc(self.block)
         if scratch == NULL:
             raise MemoryError
-        stream.spans, stream.left, stream.at, stream.scratch = loan.spans, loan.count, 0, scratch
+        stream.spans, stream.left, stream.at, stream.scratch = frames, left, 0, scratch
         with nogil:
             for part in range(self.parts):
                 good = good and self.apply_part(part, &stream, base, version)
             drain_stores()
         free(scratch)
         return good and exhausted(&stream)
-
-    cdef bint mark(self, runs) except -1:
-        """Set `changed` to what the runs say. They go upwards and lie within their parts."""
-        cdef uint64_t part, first, count, reached = 0
-        memset(self.changed, 0, self.firsts[self.parts])
-        for run in runs:
-            part, first, count = run
-            if part >= <uint64_t>self.parts or count == 0:
-                return False
-            if first >= blocks_of(self.lengths[part], self.block):
-                return False
-            if count > blocks_of(self.lengths[part], self.block) - first or self.firsts[part] + first < reached:
-                return False
-            reached = self.firsts[part] + first + count
-            memset(self.changed + self.firsts[part] + first, 1, count)
-        return True
 
     cdef bint apply_part(self, Py_ssize_t part, Stream* stream, Blocks base, uint64_t version) noexcept nogil:
         cdef uint64_t i, n, number, length = self.lengths[part]
@@ -241,7 +259,7 @@ cdef class Blocks:
             self.versions[number] = version
         return True
 
-    def changes(self):
+    cpdef list changes(self):
         """Return the blocks that the last `write` or `apply` found changed: (part, first block, number of blocks)."""
         cdef Py_ssize_t part
         cdef uint64_t i, first, count
@@ -264,7 +282,7 @@ cdef class Blocks:
         return [(int(part), 0, int(blocks_of(self.lengths[part], self.block)))
                 for part in range(self.parts) if self.lengths[part]]
 
-    def place(self, run):
+    cpdef tuple place(self, tuple run):
         """Return (offset in memory, bytes) of a run."""
         cdef uint64_t part = run[0], first = run[1], count = run[2]
         if part >= <uint64_t>self.parts or first + count > blocks_of(self.lengths[part], self.block):

@@ -14,6 +14,7 @@ cdef class Pump:
     cpdef int poll(self) except -1
     cpdef int drain(self) except -1
     cpdef int send_control(self, int peer, uint64_t topic, uint64_t epoch, bytes data) except -1
+    cpdef int send_copy(self, int peer, list frames) except -1
 
 cdef class InboundChannel:
     cdef readonly object id

@@ -55,6 +55,9 @@ class Pump:
     def send_control(self, peer: Rank, topic: int, epoch: int, data: bytes) -> int:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
 
+    def send_copy(self, peer: Rank, frames: list[Any]) -> int:
+        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
+
 @final
 class InboundChannel:
     """The receiving end of a channel, as a processor sees it.

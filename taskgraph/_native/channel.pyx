@@ -56,6 +56,10 @@ cdef class Pump:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
         raise NotImplementedError
 
+    cpdef int send_copy(self, int peer, list frames) except -1:
+        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
+        raise NotImplementedError
+
 
 cdef class InboundChannel:
     """The receiving end of a channel, as a processor sees it.

@@ -1,4 +1,4 @@
-"""The end of an epoch while nothing else happens: snapshots, contribution, verdict, and what is written down of it.
+"""The end of an epoch while nothing else happens: snapshots, copies, contribution, verdict, and what is written down.
 
 What a rank would do in the orders of its member (`taskgraph.plan.member`), one by one, is done here in one call. What
 is to be said decides `steady`.
@@ -8,13 +8,16 @@ Rule 2: a message that is not for this is the member's, which takes over; so wha
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 
 from taskgraph._native.channel cimport Pump
 from taskgraph._native.commitline cimport CommitLine
+from taskgraph._native.deltahead cimport Fields, intact
+from taskgraph._native.loan cimport Loan
 from taskgraph._native.slots cimport SlotTable
 from taskgraph._native.slotwriter cimport SlotWriter
-from taskgraph._native.steady cimport ANOTHERS, CONTRIBUTION, NOTED, UP, VERDICT, Steady, Step
+from taskgraph._native.steady cimport ACK, ANOTHERS, CONTRIBUTION, NOTED, UP, VERDICT, Copy, Steady, Step
 
 from taskgraph import trace
 from taskgraph.errors import EpochAborted
@@ -29,7 +32,7 @@ cdef class Committer:
     Parameters
     ----------
     transport
-        Hands control messages to `hear` first.
+        Hands control messages to `hear` first, and copies to `store`.
     table, line
         The slots of the host, and this rank's line.
     queue
@@ -43,7 +46,7 @@ cdef class Committer:
         self.transport, self.table, self.line, self.queue = transport, table, line, queue
         self.note_bits = note_bits
 
-    def begin(self, Steady steady not None, int64_t generation, list writers not None, copy):
+    def begin(self, Steady steady not None, int64_t generation, list writers not None, copy, dict keepers not None):
         """Do what this steady state says, from now until it is over.
 
         Parameters
@@ -53,9 +56,12 @@ cdef class Committer:
         writers : list of SlotWriter
             Of the tasks that this rank runs, each with something to repeat.
         copy : callable or None
-            Called with a boundary: sends the snapshots of it to backups.
+            Called with a boundary: sends the snapshots of it to backups, the first time. None: there are no backups.
+        keepers : dict
+            By task that this rank is a backup of: the SlotWriter of it.
         """
         self.steady, self.generation, self.writers, self.copy = steady, generation, writers, copy
+        self.keepers, self.copied = keepers, -1
 
     def commit(self, bint idle):
         """Finish an epoch, and wait until all ranks have.
@@ -79,7 +85,7 @@ cdef class Committer:
 
     cpdef void end(self) noexcept:
         """Do nothing more until `begin`."""
-        self.steady, self.writers, self.copy = None, None, None
+        self.steady, self.writers, self.copy, self.keepers = None, None, None, None
 
     cdef Done try_to_commit(self, bint idle) except? _NOT_DONE:
         cdef Steady steady = self.steady
@@ -95,7 +101,7 @@ cdef class Committer:
             if trace.hook is not None:
                 trace.hook("snapshot.whole", None)
             if self.copy is not None:
-                self.copy(epoch + 1)
+                self.send_copies(epoch + 1)
         self.say(steady.finish(idle))
         while steady.committed == epoch:
             if self.queue or steady.is_over:        # before more comes in: no message overtakes one that waits
@@ -104,9 +110,76 @@ cdef class Committer:
         self.record()
         return _COMMITTED
 
+    cdef int send_copies(self, int64_t boundary) except -1:
+        """Send the snapshots that were just taken: as changes of those before, where all backups were sent these."""
+        cdef Steady steady = self.steady
+        cdef SlotWriter writer
+        cdef Known known
+        cdef int i
+        cdef bytes lead
+        for writer in self.writers:
+            if self.copied < 0 or writer.base is None or writer.base.boundary != self.copied:
+                self.copy(boundary)
+                self.copied = boundary
+                return 0
+        known.generation, known.safe, known.delivered = self.generation, steady.safe, min(steady.delivered, steady.safe)
+        known.end_at = known.end = -1
+        lead = PyBytes_FromStringAndSize(<char*>&known, sizeof(known))
+        for i in range(steady.copies):
+            for writer in self.writers:
+                if writer.task == steady.backups[i].task:
+                    self.admit()
+                    if trace.hook is not None:
+                        trace.hook("replicate.begin", None)
+                    self.transport.send_copy(steady.backups[i].rank, writer.change(lead))
+                    if trace.hook is not None:
+                        trace.hook("replicate.sent", None)
+        self.copied = boundary
+        return 0
+
+    cdef int admit(self) except -1:
+        """Raise EpochAborted where the generation is over."""
+        if not self.table.admits(self.generation):
+            raise EpochAborted
+        return 0
+
+    cdef bint store(self, int source, list frames) except -1:
+        """Store a copy that arrived and acknowledge it; return False where it is the member's."""
+        cdef Steady steady = self.steady
+        cdef SlotWriter keeper
+        cdef Loan message
+        cdef const Fields* head
+        cdef Copy copy
+        if steady is None or steady.is_over or not self.keepers or self.queue:
+            return False
+        message = Loan(frames)
+        if message.count == 0 or message.spans.nbytes < sizeof(Known):
+            return False
+        head = intact(message.spans.origin + sizeof(Known), message.spans.nbytes - sizeof(Known))
+        if head == NULL or (<const Known*>message.spans.origin).safe > steady.safe:
+            return False
+        keeper = self.keepers.get(head.task)
+        if keeper is None or not keeper.follows(head, self.generation):
+            return False
+        self.admit()
+        if trace.hook is not None:
+            trace.hook("replicate.arrived", None)
+        if not keeper.take(head, message, self.generation):
+            return False
+        if trace.hook is not None:
+            trace.hook("replicate.stored", None)
+        self.admit()
+        copy.task, copy.boundary = head.task, head.boundary
+        self.transport.send_control(source, ACK, 0, PyBytes_FromStringAndSize(<char*>&copy, sizeof(copy)))
+        return True
+
     def receive(self, int source, uint64_t topic, bytes data not None):
         """Do as `hear`, for a transport written in Python."""
         return self.hear(source, topic, data)
+
+    def receive_copy(self, int source, list frames not None):
+        """Do as `store`, for a transport written in Python."""
+        return self.store(source, frames)
 
     cdef bint hear(self, int source, uint64_t topic, bytes data) except -1:
         """Take a control message; return False where it is the member's."""
@@ -125,8 +198,7 @@ cdef class Committer:
         cdef int i
         if step == NOTED:
             return 0
-        if not self.table.admits(self.generation):
-            raise EpochAborted
+        self.admit()
         if step == UP:
             self.transport.send_control(steady.parent, CONTRIBUTION, 0, steady.message)
         else:
@@ -139,14 +211,11 @@ cdef class Committer:
     cdef int record(self) except -1:
         """Write down what the commit said, and free what lies below."""
         cdef Steady steady = self.steady
-        if not self.table.admits(self.generation):
-            raise EpochAborted
+        self.admit()
         if trace.hook is not None:
             trace.hook("commit.heard", None)
         self.line.heard(self.generation, steady.safe, min(steady.delivered, steady.safe), -1, -1)
         self.table.free_below(steady.safe, self.generation)
         if trace.hook is not None:
             trace.hook("commit.recorded", None)
-        if not self.table.admits(self.generation):      # user code is next
-            raise EpochAborted
-        return 0
+        return self.admit()                             # user code is next

@@ -42,5 +42,5 @@ class Sender(Pump):
         That is why long ones travel in several eager messages: a payload may come in after the next message.
         """
 
-    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
+    def send_copy(self, peer: Rank, frames: list[Any]) -> int:
         """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""

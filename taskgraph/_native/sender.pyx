@@ -99,9 +99,8 @@ cdef class Sender(Pump):
                 return 0
             part = min(size - at, room)
 
-    def send_copy(self, int peer, list frames not None):
-        """Send a copy of a snapshot: buffers of bytes, which must not change while it is wanted."""
-        self.send_frames(peer, COPY, 0, 0, frames)
+    cpdef int send_copy(self, int peer, list frames) except -1:
+        return self.send_frames(peer, COPY, 0, 0, frames)
 
     cdef Header* lead(self, uint64_t channel, uint64_t epoch) noexcept:
         cdef Header* header = <Header*>self.scratch

@@ -26,6 +26,10 @@ cdef struct Backup:     # that gets copies of the snapshots of a task
     int64_t acked       # the newest boundary that it has said it has
     int64_t acked_then  # the same, when this rank finished its epoch
 
+cdef packed struct Copy:        # an acknowledgement, as `taskgraph.plan.messages` has it
+    int64_t task
+    int64_t boundary
+
 cdef class Steady:
     cdef int64_t epochs, every, saved, below_safe, below_delivered
     cdef bint has_tasks

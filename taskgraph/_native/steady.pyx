@@ -23,10 +23,6 @@ cdef packed struct Verdict:
     int64_t safe
     int64_t delivered
 
-cdef packed struct Copy:                # as `taskgraph.plan.messages` has it
-    int64_t task
-    int64_t boundary
-
 cdef int64_t UNBOUNDED = 1 << 62
 
 

@@ -65,7 +65,7 @@ cdef class Wire(Waiter):
     cdef object handlers
     cdef list later             # messages of later generations, in the order received
     cdef public object urgent
-    cdef Committer committer    # hears control messages first; None: nobody does
+    cdef Committer committer    # is given control messages and copies first; None: nobody is
     cdef dict peers
     cdef dict pieces            # (rank, topic) -> the beginning of a control message that comes in several
     cdef dict copies            # rank -> deque of the copies from it that are not handed over yet
@@ -97,7 +97,7 @@ cdef class Wire(Waiter):
         return peer
 
     def hear_first(self, Committer committer not None):
-        """Give control messages to `committer` first. Return True: that is done."""
+        """Give control messages and copies to `committer` first. Return True: that is done."""
         self.committer = committer
         return True
 
@@ -178,7 +178,8 @@ cdef class Wire(Waiter):
         """Deliver a message of this generation, and what is urgent; keep one of a later, drop one of an older."""
         if generation == self.generation or (kind == CONTROL and channel in self.urgent):
             if kind == COPY:
-                self.handlers.on_copy(source, memory)
+                if self.committer is None or not self.committer.store(source, memory):
+                    self.handlers.on_copy(source, memory)
             elif kind == CONTROL:
                 self.hand_control(source, more, channel, epoch, memory)
             else:

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from taskgraph._native.blocks import digest
+from taskgraph._native import deltahead
+from taskgraph._native.slotwriter import MAX_FRAMES
 from taskgraph.backends.slot_file import Held, History, SlotFile
 from taskgraph.backends.slots import SlotDir
 from taskgraph.ids import Epoch, Generation, TaskId
 
-MAX_FRAMES = 64
-"""Changes in more places than this are gathered into one frame, which costs a copy of them."""
-
 Run: TypeAlias = tuple[int, int, int]
 """(part, first block, number of blocks)"""
-
-_FIXED = struct.Struct("<4sqqQqQQIIIIQqQQ")
-_PAIR = struct.Struct("<Qq")
-_RUN = struct.Struct("<3Q")
-_CHECK = struct.Struct("<Q")
-_MAGIC = b"tgd1"
 
 
 class Base(NamedTuple):
@@ -54,15 +45,7 @@ class DeltaHead(NamedTuple):
 
     def encode(self) -> bytes:
         """Return the header."""
-        base = self.base or Base(0, 0, 0)
-        fixed = _FIXED.pack(
-            _MAGIC, self.task, self.boundary, self.generation, self.note, self.form, self.checksum,
-            self.block, len(self.lengths), len(self.history), len(self.runs), self.base is not None, *base,
-        )  # fmt: skip
-        pairs = b"".join([_PAIR.pack(*pair) for pair in self.history])
-        runs = b"".join([_RUN.pack(*run) for run in self.runs])
-        content = fixed + struct.pack(f"<{len(self.lengths)}QQ", *self.lengths, self.nbytes) + pairs + runs
-        return content + _CHECK.pack(digest(content))
+        return deltahead.encode(*self)
 
     @classmethod
     def decode(cls, header: bytes) -> DeltaHead:
@@ -71,22 +54,13 @@ class DeltaHead(NamedTuple):
         Raises
         ------
         ValueError
-            It is none. One with a wrong bit is none: the lengths in it decide how much memory is made.
+            It is none, or has a wrong bit.
         """
-        header, check = header[: -_CHECK.size], header[-_CHECK.size :]
-        if len(header) < _FIXED.size or _CHECK.pack(digest(header)) != check:
-            raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
-        (magic, task, boundary, generation, note, form, checksum,
-         block, parts, pairs, runs, has_base, *base) = _FIXED.unpack_from(header)  # fmt: skip
-        pairs_at = _FIXED.size + 8 * parts + 8
-        runs_at = pairs_at + 16 * pairs
-        if magic != _MAGIC or len(header) != runs_at + 24 * runs or has_base > 1:
-            raise ValueError(f"{len(header)} bytes that are no header of a snapshot")
-        *lengths, nbytes = struct.unpack_from(f"<{parts}QQ", header, _FIXED.size)
+        (task, boundary, generation, note, history, form, checksum,
+         block, lengths, base, runs, nbytes) = deltahead.decode(header)  # fmt: skip
         return cls(
-            task, boundary, generation, note, tuple(_PAIR.iter_unpack(header[pairs_at:runs_at])),
-            form, checksum, block, tuple(lengths), Base(*base) if has_base else None,
-            tuple(_RUN.iter_unpack(header[runs_at:])), nbytes,
+            task, boundary, generation, note, history, form, checksum,
+            block, lengths, base and Base(*base), runs, nbytes,
         )  # fmt: skip
 
 

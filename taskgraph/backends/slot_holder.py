@@ -67,6 +67,7 @@ class Holder:
         self._version = 0
         self.writer = SlotWriter(self._table, task, form.digest, slots.room)
         self._newest: Held | None = None
+        self._before: Held | None = None  # what the newest was compared with, where that was repeated
 
     # ---- writing ----
 
@@ -123,8 +124,11 @@ class Holder:
             done = self._put(draft, generation, None, None, fill)
         return done
 
-    def prepare(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Make ready to `repeat` what was just written: a snapshot of these arrays, and no byte strings."""
+    def prepare(self, arrays: Sequence[NDArray[Any]] | None) -> None:
+        """Make ready to repeat what was just written: a snapshot of these arrays, and no byte strings.
+
+        None: what was just applied. Copies that follow are taken by `writer`, not by `repeat`.
+        """
         last = self._newest
         if last is None or self.form.variable:
             return
@@ -135,7 +139,9 @@ class Holder:
             if own.file.head is not None and own.file.layout.fits(last.lengths, pairs)
         ]
         rest = self._pool.own[last.slot].file.rest(last.lengths, last.history)
-        self.writer.repeat(last.generation, arrays, rest, pairs, slots, last.slot, last.cycle)
+        self.writer.repeat(
+            last.generation, arrays, rest, pairs, slots, last.slot, last.cycle, last.boundary, last.checksum
+        )
 
     def repeat(self, boundary: Epoch, generation: Generation, note: int) -> bool:
         """Write another snapshot of the arrays of `prepare`, in the same generation and in few steps.
@@ -148,13 +154,12 @@ class Holder:
         return self.writer.write(boundary, generation, note)
 
     def repeated(self, boundary: Epoch, generation: Generation) -> Snapshot | None:
-        """Return what `repeat` has written last, if it is this snapshot and was not asked for before: for a copy."""
-        before, version = self._newest, self._version
+        """Return what `repeat` has written last, if it is this snapshot: for a copy."""
         self._catch_up()
-        if self._newest is None or self._version != version + 1 or self._newest[1:3] != (boundary, generation):
+        if self._newest is None or self._before is None or self._newest[1:3] != (boundary, generation):
             return None
         slot = self._pool.own[self._newest.slot].file
-        return Snapshot(self._newest, before, slot.blocks.changes(), slot)
+        return Snapshot(self._newest, self._before, slot.blocks.changes(), slot)
 
     def wrote(self, boundary: Epoch, generation: Generation) -> bool:
         """Tell whether this is the snapshot that was written last."""
@@ -180,7 +185,8 @@ class Holder:
                 index,
                 cycle,
             )
-            self._newest = self._pool.own[index].held = held
+            self._before, self._newest = self._newest, held
+            self._pool.own[index].held = held
 
     def apply(self, head: DeltaHead, frames: Iterable[Any], generation: Generation) -> Held | Refusal:
         """Complete a snapshot that another host sent, in a slot of this host.
@@ -252,7 +258,8 @@ class Holder:
                 if table.complete(index, cycle, generation, boundary, wrote) == native.FENCED:
                     return Refusal.FENCED
                 held = Held(self.task, boundary, wrote, note, history, form, checksum, lengths, index, cycle)
-                self._newest = own.held = held
+                self._newest, self._before = held, None
+                own.held = held
                 return Snapshot(held, base if old else None, slot.blocks.changes(), slot)
         except BaseException:
             table.cancel(index, cycle)

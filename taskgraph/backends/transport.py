@@ -48,7 +48,7 @@ class Transport(Protocol):
     def send_control(self, peer: Rank, topic: int, epoch: Epoch, data: bytes) -> object:
         """Send bytes to the worker on another rank, in order with everything else sent there."""
 
-    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
+    def send_copy(self, peer: Rank, frames: list[Any]) -> object:
         """Send a copy of a snapshot. The frames, buffers of bytes, must not change while it is wanted."""
 
     def protect(self, array: NDArray[Any]) -> None:
@@ -67,7 +67,7 @@ class Transport(Protocol):
         """Handle one message, if there is one, whatever the abort word says."""
 
     def hear_first(self, committer: Committer) -> bool:
-        """Give control messages to `committer` before anybody else; return whether that is done."""
+        """Give control messages and copies to `committer` before anybody else; return whether that is done."""
 
     def adopt(self, generation: Generation) -> None:
         """Go over to a later generation: nothing of an older one is delivered or waited for any more."""

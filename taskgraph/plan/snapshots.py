@@ -81,7 +81,7 @@ class Snapshots:
             for at in grid.kept(safe, boundary, every) - self._kept.keys():
                 self._kept[at] = {task: Held(task, at, generation) for task in self.tasks}
             self.free_below(safe)
-            self._replication.saved((), self.saved)
+            self._replication.saved(self._kept[self.saved].values(), self.saved)  # all were copied, in their order
 
     def reached(self, boundary: Epoch, every: int) -> None:
         """Note that the rank has reached a boundary: a snapshot may be due."""

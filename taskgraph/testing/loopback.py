@@ -123,7 +123,7 @@ class LoopbackTransport(Pump):
             count += 1
         return count
 
-    def send_copy(self, peer: Rank, frames: list[Any]) -> None:
+    def send_copy(self, peer: Rank, frames: list[Any]) -> int:
         """Never called: all ranks share one host."""
         raise AssertionError(peer)
 

@@ -120,6 +120,10 @@ class HostSnapshots:
         writers = [self._holders[task].writer for task in tasks]
         return writers if all(writer.generation == self._generation for writer in writers) else None
 
+    def keepers(self, tasks: Iterable[TaskId]) -> dict[TaskId, SlotWriter]:
+        """Return who stores the copies of tasks while each is a change of the one before."""
+        return {task: self._holders[task].writer for task in tasks}
+
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.
 
@@ -186,10 +190,13 @@ class HostSnapshots:
             The generation is over.
         """
         slot = copy.slot
-        stored = self._holders[slot.task].apply(copy.head, copy.blocks, self._generation)
+        holder = self._holders[slot.task]
+        stored = holder.apply(copy.head, copy.blocks, self._generation)
         if stored in (Refusal.NO_BASE, Refusal.DAMAGED):
             return False
-        if isinstance(stored, Refusal) and stored is not Refusal.HELD:
+        if not isinstance(stored, Refusal):
+            holder.prepare(None)
+        elif stored is not Refusal.HELD:
             raise self._refused(stored, f"the copy of boundary {slot.boundary} of task {slot.task} was not stored")
         return True
 

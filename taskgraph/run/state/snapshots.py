@@ -41,6 +41,9 @@ class Snapshots(Protocol):
     def writers(self, tasks: Iterable[TaskId]) -> list[SlotWriter] | None:
         """Return who repeats the snapshots of tasks; None: of one of them no snapshot can be repeated."""
 
+    def keepers(self, tasks: Iterable[TaskId]) -> dict[TaskId, SlotWriter]:
+        """Return who stores the copies of tasks while each is a change of the one before."""
+
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Put the state back that a slot holds; return how far ``committed`` had been called.
 
@@ -106,6 +109,10 @@ class NoSnapshots:
     def writers(self, tasks: Iterable[TaskId]) -> list[SlotWriter] | None:
         """Return None."""
         return None
+
+    def keepers(self, tasks: Iterable[TaskId]) -> dict[TaskId, SlotWriter]:
+        """Return nobody."""
+        return {}
 
     def fill(self, slot: Held, replica: Replica) -> Epoch:
         """Never called: nothing is held."""

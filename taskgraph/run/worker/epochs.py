@@ -117,7 +117,8 @@ class Epochs:
         if writers is None:
             return None
         copy = self._copy if self._member.has_backups else None
-        self._committer.begin(steady, self._member.generation, writers, copy)
+        keepers = self._snapshots.keepers(replica.id for replica in self._replicas if replica.context is None)
+        self._committer.begin(steady, self._member.generation, writers, copy, keepers)
         return steady
 
     def _copy(self, boundary: Epoch) -> None:
