@@ -372,12 +372,3 @@ cdef uint64_t join(uint64_t before, uint64_t length, uint64_t hashes) noexcept n
     cdef uint64_t three[3]
     three[0], three[1], three[2] = before, length, hashes
     return hash_bytes(three, 24)
-
-
-def digest(data):
-    """Return the 64-bit hash of some bytes."""
-    cdef Loan loan = Loan([data])
-    cdef uint64_t result
-    with nogil:
-        result = hash_bytes(loan.spans[0].origin, loan.spans[0].nbytes)
-    return int(result)
