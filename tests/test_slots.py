@@ -165,7 +165,7 @@ def repeated(shared: Path) -> Repeated:
 def test_a_snapshot_that_is_repeated_is_what_was_written_but_for_its_stamp(repeated):
     for boundary in range(1, 20):
         repeated.w[boundary] = boundary
-        repeated.dates[1, 2] += boundary
+        repeated.dates[1, 2] += np.timedelta64(boundary, "s")
         assert repeated.holder.repeat(boundary, 1, 100 + boundary)
         w, dates = repeated.content(boundary)
         assert (w == repeated.w).all()

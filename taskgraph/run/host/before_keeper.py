@@ -53,7 +53,7 @@ def starting(environ: Mapping[str, str], base: Path | None = None) -> Iterator[N
             yield
     except TaskgraphError:
         raise
-    except Exception:  # MPI's word for a rank that died; with the launcher, perhaps, which would remove this
+    except Exception:  # the launcher, which would remove this, may be lost with the rank that MPI speaks of
         remove_own_segments(environ)
         raise
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
@@ -14,7 +15,7 @@ from taskgraph._native.channel import Epoch as NativeEpoch
 from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.backends.etcd import EtcdCoordinator
 from taskgraph.backends.etcd_access import EtcdAccess
-from taskgraph.backends.launcher import launchers
+from taskgraph.backends.launcher import launchers, remove_own_segments
 from taskgraph.backends.mpi import open_communicator, open_wire
 from taskgraph.backends.processes import Process, alive
 from taskgraph.backends.transport import Handlers, Transport
@@ -43,6 +44,7 @@ from taskgraph.run.rank.leaving import all_come, leave_hard, leave_through_mpi
 from taskgraph.run.rank.observer import Observer
 from taskgraph.run.start.beginning import look
 from taskgraph.run.start.etcd import find_etcd
+from taskgraph.run.start.loss import lost_ranks
 from taskgraph.run.start.mortality import survives, warn_of_mortality
 from taskgraph.run.start.prepare import begin, lay_out, prepare_host
 from taskgraph.run.start.site import ROOT, Site, StartFailed, meet, together
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
 
 _OPERATION_S = 2.0
 """Time limit of one operation of a sidecar in etcd, in seconds. It tries again."""
+
+_TELL_S = 1.0
+"""How long ranks wait for the one that tells of a loss at the start, in seconds: the launcher may end all at once."""
 
 
 def run_rank(program: Program, observer: Observer) -> int:
@@ -91,6 +96,18 @@ def run_rank(program: Program, observer: Observer) -> int:
             if communicator.rank == error.rank:
                 observer.failed(ending)
             return 1
+        except Exception as error:
+            lost = lost_ranks(error, communicator)
+            if not lost:
+                raise
+            until_kept.close()
+            remove_own_segments(os.environ)  # before the launcher ends all, which it may at the first status
+            if communicator.rank == min(set(range(communicator.size)) - set(lost)):
+                why = f"MPI reports the loss of rank {', '.join(map(str, lost))}"
+                observer.failed(Ending(status=1, message=f"the job could not start: {why}"))
+            else:
+                time.sleep(_TELL_S)
+            return leave_hard(1)
         finally:
             observer.close()
 
@@ -99,13 +116,14 @@ def run_rank(program: Program, observer: Observer) -> int:
 def _end_of_all(observer: Observer, attempt: Supervised | None) -> Iterator[list[Intracomm]]:
     """Take the other ranks along where this one leaves by an interrupt, or a fault of ours: they would wait for it.
 
-    What MPI raises is the loss of another rank: that is no end of the job, where somebody launches it again.
+    The loss of another rank while the job starts does not come here: it is no end of the job, where somebody launches
+    it again.
     """
     waiting: list[Intracomm] = []
     try:
         yield waiting
     except BaseException as error:
-        if not waiting or type(error).__module__ == "mpi4py.MPI":
+        if not waiting:
             raise
         ending = ending_of(error, waiting[0].rank, None, None)
         if attempt is not None:
