@@ -2,7 +2,7 @@
 
 from taskgraph import testing
 from taskgraph.errors import CoordinatorError, GraphError, TaskgraphError, UsageError
-from taskgraph.job import Job
+from taskgraph.job import Job, TaskBuilder
 from taskgraph.program import topology
 from taskgraph.program.channel import InboundChannel, OutboundChannel
 from taskgraph.program.context import Context
@@ -18,6 +18,7 @@ __all__ = [
     "Job",
     "OutboundChannel",
     "Task",
+    "TaskBuilder",
     "TaskgraphError",
     "UsageError",
     "__version__",

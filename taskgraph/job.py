@@ -82,6 +82,11 @@ class Job:
         unknown = sorted(options.keys() - Config.__slots__)
         if unknown:
             raise UsageError(f"{unknown[0]}={options[unknown[0]]!r}: Job has no option of that name")
+        for option, value in (("name", name), ("num_tasks", num_tasks)):
+            if value is None:
+                raise UsageError(f"{option}=None: a job has to have one")
+        if not isinstance(etcd, str | Sequence | None):
+            raise UsageError(f"etcd={etcd!r} is neither 'host:port,...' nor a sequence of such")
         faults = options.get("faults")
         if isinstance(faults, Fault | Draw):
             options["faults"] = str(faults)
@@ -138,6 +143,8 @@ class Job:
         UsageError
             It does not fit the number of tasks, or a name is taken.
         """
+        if isinstance(topology, type) or not callable(getattr(topology, "linkages", None)):
+            raise UsageError(f"topology={topology!r} is no topology: give an object, such as taskgraph.topology.Ring()")
         for name, linkage in topology.linkages(self.config.num_tasks).items():
             self.add_linkage(name, linkage)
 

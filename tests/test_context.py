@@ -215,6 +215,14 @@ def test_a_channel_end_belongs_to_one_processor(direction):
         run(compose)
 
 
+def test_a_processor_has_a_channel_end_once():
+    def compose(ctx, epoch):
+        ctx.compose(nothing, ins=[ctx.inbound(0, "a")] * 2)
+
+    with pytest.raises(tg.GraphError, match=r"channel 0 -> 0 'a' was composed twice, by processor 0 of task 0"):
+        run(compose)
+
+
 def test_tags_that_change_every_epoch_do_not_pile_up():
     contexts = []
 

@@ -176,7 +176,7 @@ class TestCertificates:
 
     def test_a_client_without_one_is_not(self, strict: EtcdAccess):
         without = dataclasses.replace(strict, cert=None, key=None, timeout_s=1.0)
-        with Connecting(without) as connect, pytest.raises(CoordinatorUnreachable):
+        with Connecting(without) as connect, pytest.raises(CoordinatorUnreachable, match="in etcd_cert and etcd_key"):
             connect().claim("run")
 
     def test_a_server_of_another_authority_is_not_trusted(self, strict: EtcdAccess, tmp_path):

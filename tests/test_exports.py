@@ -17,6 +17,7 @@ PUBLIC = {
     "Job",
     "OutboundChannel",
     "Task",
+    "TaskBuilder",
     "TaskgraphError",
     "UsageError",
     "__version__",

@@ -61,6 +61,16 @@ def test_an_array_of_objects_is_refused(array):
         framework().protect("state", array)
 
 
+class WithUnit(np.ndarray):
+    unit = "m"
+
+
+@pytest.mark.parametrize("array", [np.ma.zeros(3), np.zeros(3).view(WithUnit)], ids=["masked", "of the user's own"])
+def test_an_array_that_is_more_than_its_elements_is_refused(array):
+    with pytest.raises(UsageError, match=r"was given a \w+, of which only the elements would be kept"):
+        framework().protect("x", array)
+
+
 def test_a_name_given_twice_is_refused():
     mine = framework()
     mine.protect("state", np.zeros(1))

@@ -9,6 +9,8 @@ import pytest
 from jobs import Composed, get_into, job_of, on_any_ranks, put
 
 import taskgraph as tg
+from taskgraph.run.start.prepare import lay_out
+from taskgraph.run.start.site import Site
 
 
 def nothing(ins, outs):
@@ -53,6 +55,15 @@ def test_what_user_code_raises_in_one_process_is_raised_as_it_is():
     assert raised.value is error
 
 
+@pytest.mark.parametrize("code", [0, None])
+def test_leaving_as_if_all_were_well_in_the_middle_of_a_job_is_an_error(code):
+    def leave(ins, outs):
+        sys.exit(code)
+
+    with pytest.raises(tg.TaskgraphError, match=rf"rank 0, task 0, epoch 0: the program called sys.exit\({code}\)"):
+        job_of(lambda ctx, epoch: ctx.compose(leave)).start()
+
+
 def test_start_returns_the_status():
     assert job_of(lambda ctx, epoch: ctx.shutdown(42), epochs=None).start() == 42
 
@@ -92,6 +103,9 @@ def test_what_cannot_build_is_no_builder(builder):
         ({"num_tasks": 2.0}, r"num_tasks=2.0 is not an integer"),
         ({"num_tasks": True}, r"num_tasks=True is not an integer"),
         ({"name": "no name"}, r"name='no name' is not a plain name"),
+        ({"name": None}, r"name=None: a job has to have one"),
+        ({"num_tasks": None}, r"num_tasks=None: a job has to have one"),
+        ({"etcd": 5}, r"etcd=5 is neither"),
         ({"name": ""}, r"name='' is not a plain name"),
         ({"name": "../etc"}, r"name='../etc' is not a plain name"),
         ({"epochs": 0}, r"epochs=0 is out of bounds"),
@@ -126,6 +140,12 @@ def test_a_linkage_has_a_name(name):
         tg.Job("job", num_tasks=1).add_linkage(name, lambda task, num, epoch: ())
 
 
+@pytest.mark.parametrize("topology", [tg.topology.Ring, 3, None])
+def test_what_has_no_linkages_is_no_topology(topology):
+    with pytest.raises(tg.UsageError, match="is no topology: give an object"):
+        tg.Job("x", 1).add_topology(topology)
+
+
 def test_a_linkage_is_callable():
     with pytest.raises(tg.UsageError, match=r"linkage 'up': \[0\] is not callable"):
         tg.Job("job", num_tasks=1).add_linkage("up", [0])
@@ -158,11 +178,15 @@ def test_any_integer_is_a_number_of_ranks():
     assert tg.testing.run(job_of(idle), ranks=np.int64(2)) == 0
 
 
-@pytest.mark.parametrize(("backups", "copies"), [(1, "1 copy"), (2, "1 copy")])
-def test_too_few_ranks_for_the_backups_are_a_warning_that_says_how_many_copies_there_are(caplog, backups, copies):
-    assert job_of(idle, backups=backups).start() == 0
-    assert f"backups={backups} were asked for" in caplog.text
-    assert copies in caplog.text
+@pytest.mark.parametrize(("ranks", "backups", "has"), [(2, 2, "only 1"), (1, 2, "none")])
+def test_too_few_ranks_for_the_backups_are_a_warning_that_says_how_many_there_are(caplog, ranks, backups, has):
+    lay_out(job_of(idle, backups=backups).config, Site(0, "r", ("a", "b")[:ranks], ("m",) * ranks))
+    assert f"there are too few ranks for backups={backups}: some task has {has}" in caplog.text
+
+
+def test_in_one_process_nobody_expects_backups(caplog):
+    assert job_of(idle, backups=1).start() == 0
+    assert caplog.text == ""
 
 
 def test_importing_the_package_does_not_start_mpi(mpirun):

@@ -29,7 +29,7 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "5", "SLURM_L
         (OPEN_MPI, "Open MPI", 8),
         (OPEN_MPI | BATCH, "Open MPI", 8),
         ({"PMI_RANK": "0", "PMI_SIZE": "2"}, "PMI", 2),
-        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, "Intel MPI", 2),
+        ({"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"}, "MPICH or Intel MPI", 2),
         (BATCH | {"PMIX_RANK": "5", "SLURM_STEP_NUM_TASKS": "6", "SLURM_LOCALID": "2"}, "srun --mpi=pmix", 6),
         ({"PMIX_RANK": "5"}, "PMIx", None),
     ],

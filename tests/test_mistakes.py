@@ -114,6 +114,7 @@ def test_a_cycle_over_ranks_is_found_and_named(mpirun):
     assert done.status == 1
     (line,) = lines_of_ours(done.stderr)
     assert "epoch 3" in line and ("cycle" in line or "composed no" in line)
+    assert done.stderr.count("in a cycle") <= 1, done
 
 
 def test_a_rank_deep_in_c_code_does_not_hold_up_the_end(mpirun):

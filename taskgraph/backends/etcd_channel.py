@@ -224,6 +224,8 @@ class EtcdChannel:
     def _hint(self, reason: str) -> str:
         if "context canceled" in reason:
             return "; etcd's own grpc-proxy, which ends every stream, does not do: name the members themselves"
+        if "BAD_CERTIFICATE" in reason or "CERTIFICATE_REQUIRED" in reason:
+            return "; etcd asks for a certificate that its authority has signed: name it in etcd_cert and etcd_key"
         if self._answered or self._access.ca is not None or "closed" not in reason:
             return ""
         return "; if it speaks TLS, name its authority's certificate in etcd_ca"

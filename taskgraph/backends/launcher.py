@@ -42,8 +42,8 @@ class _Family(NamedTuple):
 _FAMILIES = (
     _Family("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     _Family("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
-    _Family("Intel MPI", "PMI_RANK", "PMI_SIZE"),
-    _Family("PMI", "PMI_RANK", "PMI_SIZE"),  # MPICH's Hydra; srun --mpi=pmi2
+    _Family("MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE"),  # their Hydra
+    _Family("PMI", "PMI_RANK", "PMI_SIZE"),  # srun --mpi=pmi2
     _Family("srun --mpi=pmix", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"),
     _Family("PMIx", "PMIX_RANK", None),
 )
@@ -98,7 +98,7 @@ def detect(environ: Mapping[str, str]) -> Launched | None:
     """
     for family in _FAMILIES:
         needed = [variable for variable in (family.rank, family.size) if variable is not None]
-        if family.launcher == "Intel MPI":
+        if family.launcher == "MPICH or Intel MPI":
             needed.append("MPI_LOCALRANKID")
         if not all(environ.get(variable, "").isdigit() for variable in needed):
             continue

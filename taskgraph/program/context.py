@@ -267,9 +267,10 @@ class Context:
         for processor in self._processors:
             for end in (*((True, c.id) for c in processor.ins), *((False, c.id) for c in processor.outs)):
                 if end in seen:
+                    by = dict.fromkeys((seen[end], processor.index))
                     raise GraphError(
-                        f"channel {end[1]} was composed twice, by processors {seen[end]} and {processor.index} of task "
-                        f"{self._task}: a channel end belongs to one processor",
+                        f"channel {end[1]} was composed twice, by processor{'s' * (len(by) > 1)} "
+                        f"{' and '.join(map(str, by))} of task {self._task}: a channel end belongs to one processor",
                         task=self._task,
                         epoch=self.epoch,
                         channel=end[1],

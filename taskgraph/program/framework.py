@@ -80,7 +80,8 @@ class Framework:
         Raises
         ------
         UsageError
-            A name given twice, an array of Python objects, or a call outside `init`.
+            A name given twice, an array of Python objects, an array that is more than its elements (masked, a
+            matrix), or a call outside `init`.
         """
         self._check_name(name)
         if array is None:
@@ -90,6 +91,11 @@ class Framework:
             return None
         if save is not None or load is not None:
             raise UsageError(f"protect({name!r}) was given an array and save= or load=: use one or the other")
+        if isinstance(array, np.ndarray) and type(array) not in (np.ndarray, np.memmap, np.recarray):
+            raise UsageError(
+                f"protect({name!r}) was given a {type(array).__name__}, of which only the elements would be kept: "
+                "protect numpy.asarray of it, and what else it has (a mask) by itself"
+            )
         given = np.asarray(array)
         if given.dtype.hasobject:
             raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Literal
 
@@ -16,6 +17,7 @@ from taskgraph.report.failure import failure
 from taskgraph.report.progress import Progress
 from taskgraph.report.recovery import recovery, resumption, survival
 from taskgraph.run.rank.timeline import Recovered, Survived
+from taskgraph.run.start.mortality import survives
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ class Reporter:
 
     def recovered(self, recovered: Recovered) -> None:
         """Print the line that says what was lost and where the job goes on."""
-        self._say(recovery(recovered))
+        mortal = "" if survives(os.environ) else "; under this launch line the launcher may end the job now"
+        self._say(recovery(recovered) + mortal)
 
     def survived(self, survived: Survived) -> None:
         """Print what the job went through."""

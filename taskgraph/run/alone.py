@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from taskgraph.backends.checkpoint_store import CheckpointStore
 from taskgraph.config import Config
+from taskgraph.errors import TaskgraphError
 from taskgraph.ids import Epoch
 from taskgraph.plan.layout import assign
 from taskgraph.program.graph import check
 from taskgraph.run.alone_checkpoints import AloneCheckpoints
 from taskgraph.run.checkpoints.shelf import Beginning, Shelf
 from taskgraph.run.probes.injection import refuse_in_one_process
+from taskgraph.run.rank.error_ending import ending_of
 from taskgraph.run.rank.observer import Observer
 from taskgraph.run.start.beginning import look_alone
-from taskgraph.run.start.prepare import warn_of_few_copies
 from taskgraph.run.start.site import HERE
 from taskgraph.run.state.replicas import Program
 from taskgraph.run.state.snapshots import NoSnapshots
@@ -40,11 +41,16 @@ class Alone(NoControl):
 
 
 def run_alone(program: Program, observer: Observer) -> int:
-    """Run every task here, and return the status of the job. What user code raises is raised as it is."""
+    """Run every task here, and return the status of the job. What user code raises is raised as it is.
+
+    Raises
+    ------
+    TaskgraphError
+        User code called ``sys.exit()`` or ``sys.exit(0)`` in the middle of the job, which would look like success.
+    """
     config = program.config
     refuse_in_one_process(config.faults)
     layout = assign(config.num_tasks, [HERE], config.backups, config.placement)
-    warn_of_few_copies(config, layout)
     beginning = look_alone(config, layout)
     if beginning.decision.checkpoint is not None:
         observer.resumes(beginning.decision.checkpoint, str(config.checkpoint))
@@ -55,6 +61,11 @@ def run_alone(program: Program, observer: Observer) -> int:
         status = worker.run()
         finished = True
         return status
+    except SystemExit as error:
+        if error.code:
+            raise
+        task, epoch = worker.where()
+        raise TaskgraphError(ending_of(error, 0, task, epoch).describe()) from error
     finally:
         worker.close()
         if isinstance(snapshots, AloneCheckpoints):

@@ -70,7 +70,8 @@ def users_traceback(error: BaseException) -> str:
 def _chain(shown: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
     """Return an error, what it came from, and what is in it."""
     yield shown
-    for other in (shown.__cause__, shown.__context__, *(shown.exceptions or ())):
+    context = None if shown.__suppress_context__ else shown.__context__
+    for other in (shown.__cause__, context, *(shown.exceptions or ())):
         if other is not None:
             yield from _chain(other)
 

@@ -95,6 +95,8 @@ def run_rank(program: Program, observer: Observer) -> int:
                 attempt.ended(ending)
             if communicator.rank == error.rank:
                 observer.failed(ending)
+            if communicator.size == 1:  # one of many under the launcher of another MPI, which may end it at once
+                remove_own_segments(os.environ)
             return 1
         except Exception as error:
             lost = lost_ranks(error, communicator)

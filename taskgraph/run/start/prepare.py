@@ -50,11 +50,9 @@ def warn_of_few_copies(config: Config, layout: Layout) -> None:
     fewest = layout.fewest_backups()
     if fewest < config.backups:
         log.warning(
-            "backups=%d were asked for, but there are ranks for %d of some task: %d %s of it",
+            "there are too few ranks for backups=%d: some task has %s",
             config.backups,
-            fewest,
-            fewest + 1,
-            "copies" if fewest else "copy",
+            f"only {fewest}" if fewest else "none",
         )
 
 
