@@ -27,16 +27,22 @@ def test_it_is_made_of_the_options_with_the_contents_of_their_files(tmp_path):
     files = {}
     for option in ("etcd_ca", "etcd_cert", "etcd_key", "etcd_password_file"):
         files[option] = tmp_path / option
-        files[option].write_text(f"contents of {option}\n")
+        files[option].write_text(f"-----BEGIN {option}\n")
     options = {option: str(path) for option, path in files.items()}
     config = Config(name="job", num_tasks=1, etcd=("a:1", "b:2"), etcd_user="me", etcd_timeout_s=3.0, **options)
     access = EtcdAccess.of_config(config)
     assert access.endpoints == ("a:1", "b:2")
-    assert (access.user, access.password) == ("me", "contents of etcd_password_file")
+    assert (access.user, access.password) == ("me", "-----BEGIN etcd_password_file")
     assert (access.ca, access.cert, access.key) == tuple(
-        f"contents of {option}\n" for option in ("etcd_ca", "etcd_cert", "etcd_key")
+        f"-----BEGIN {option}\n" for option in ("etcd_ca", "etcd_cert", "etcd_key")
     )
     assert access.timeout_s == 3.0
+
+
+def test_a_file_that_is_no_certificate_is_named(tmp_path):
+    (tmp_path / "ca.der").write_bytes(b"0\x82\xff")
+    with pytest.raises(UsageError, match=r"etcd_ca='.*ca.der' holds no text in PEM form"):
+        EtcdAccess.of_config(Config(name="job", num_tasks=1, etcd=("a:1",), etcd_ca=str(tmp_path / "ca.der")))
 
 
 def test_it_goes_to_another_process_as_json():

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from taskgraph.config import Config
+from taskgraph.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +33,20 @@ class EtcdAccess:
 
     @classmethod
     def of_config(cls, config: Config) -> EtcdAccess:
-        """Read what the options name, files included."""
+        """Read what the options name, files included.
+
+        Raises
+        ------
+        UsageError
+            A file does not hold what it should.
+        """
         return cls(
             endpoints=config.etcd,
             user=config.etcd_user,
             password=config.password(),
-            ca=_text(config.etcd_ca),
-            cert=_text(config.etcd_cert),
-            key=_text(config.etcd_key),
+            ca=_pem("etcd_ca", config.etcd_ca),
+            cert=_pem("etcd_cert", config.etcd_cert),
+            key=_pem("etcd_key", config.etcd_key),
             timeout_s=config.etcd_timeout_s,
         )
 
@@ -58,5 +65,10 @@ class EtcdAccess:
         return cls(**{**fields, "endpoints": tuple(fields["endpoints"])})
 
 
-def _text(path: str | None) -> str | None:
-    return None if path is None else Path(path).read_text(encoding="utf-8")
+def _pem(option: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    data = Path(path).read_bytes()
+    if b"-----BEGIN " not in data:
+        raise UsageError(f"{option}={path!r} holds no text in PEM form, which begins with -----BEGIN")
+    return data.decode()
