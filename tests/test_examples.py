@@ -87,5 +87,10 @@ def test_the_program_in_the_readme_prints_what_the_readme_says(tmp_path):
     script = tmp_path / command.split()[-1]
     script.write_text(program, encoding="utf-8")
     ranks = int(command.split("-n ")[1].split()[0])
-    assert in_one_process(script).stdout.strip() == said
-    assert spmd.run(script, ranks=ranks, timeout_s=120).stdout.strip() == said
+    warning, result = said.splitlines()
+    assert in_one_process(script).stdout.strip() == result
+    done = spmd.run(script, ranks=ranks, timeout_s=120)
+    assert done.stdout.strip() == result
+    begins, _, line = warning.partition(": ")
+    assert begins in done.stderr
+    assert line == f"mpirun --with-ft ulfm -n {ranks} python {script.name}"
