@@ -45,13 +45,15 @@ class Replication:
     ----------
     remote
         Whether any task has a holder on another host. If not, nothing here costs anything.
+    newest
+        The newest boundary that the own host was said to have of every task.
     """
 
     def __init__(self, decision: Decision, host: Host, tasks: Sequence[TaskId]) -> None:
         self._decision = decision
         self._backups = {task: other_hosts(decision, host, task) for task in tasks}
         self.remote = any(self._backups.values())
-        self._saved = -1
+        self.newest = -1
         self._acked = {
             (task, other): decision.boundary if counts_as_held(decision, task, other) else -1
             for task, others in self._backups.items()
@@ -62,7 +64,7 @@ class Replication:
     @property
     def safe(self) -> Epoch:
         """The newest boundary that all holders of all tasks have."""
-        lowest = min(self._saved, *self._acked.values()) if self._acked else self._saved
+        lowest = min(self.newest, *self._acked.values()) if self._acked else self.newest
         return lowest if lowest >= self._decision.boundary else self._decision.safe
 
     @property
@@ -74,11 +76,11 @@ class Replication:
 
     def have(self, boundary: Epoch) -> bool:
         """Tell whether all holders have acknowledged a boundary of this generation, this one or a later."""
-        return boundary >= self._decision.boundary and min(self._saved, *self._acked.values(), boundary) == boundary
+        return boundary >= self._decision.boundary and min(self.newest, *self._acked.values(), boundary) == boundary
 
     def saved(self, slots: Iterable[Held], boundary: Epoch) -> list[Sending]:
         """Note that the own host has every task whole at `boundary`, new `slots` included; return who gets them."""
-        self._saved = boundary
+        self.newest = boundary
         if not self.remote:
             return []
         return [self._send(slot, host, to) for slot in slots for host, to in self._backups[slot.task].items()]

@@ -69,8 +69,11 @@ class Snapshots:
             return True
         return self._kept.keys() == grid.kept(safe, self._boundary, every) and self._replication.have(safe)
 
-    def copied(self, boundary: Epoch, generation: Generation) -> list[Sending]:
+    def copied(self, boundary: Epoch, generation: Generation, every: int) -> list[Sending]:
         """Return who gets the snapshots of a boundary that has just been saved, while the rest is known to others."""
+        before = boundary - every
+        if before > self._replication.newest:  # it was copied too, and nobody was asked
+            self._replication.saved([Held(task, before, generation) for task in self.tasks], before)
         slots = [Held(task, boundary, generation) for task in self.tasks]
         return self._replication.saved(slots, boundary)
 

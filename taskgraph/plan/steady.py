@@ -92,8 +92,8 @@ MakeSteady = Callable[
 """Makes one: who is above and below, whether tasks are run here, epochs, every, committed, safe, delivered, saved, and
 who gets copies."""
 
-Copied = Callable[[Epoch, Generation], Sequence[Sending]]
-"""Says who gets the snapshots of a boundary, once: the next are changes of these."""
+Copied = Callable[[Epoch, Generation, int], Sequence[Sending]]
+"""Says who gets the snapshots of a boundary, so many epochs after the last, once: the next are changes of these."""
 
 
 class Answers:
@@ -167,7 +167,8 @@ class Answers:
     def _to_copy(self, boundary: Epoch, known: Known) -> Orders:
         if not self._copies:
             return ()
-        return tuple([Replicate(to, slot, base, known) for to, slot, base in self._copied(boundary, self._generation)])
+        sendings = self._copied(boundary, self._generation, self._every)
+        return tuple([Replicate(to, slot, base, known) for to, slot, base in sendings])
 
     def receive(self, source: Rank, topic: Topic, data: bytes) -> Orders | None:
         """Answer as `Member.receive`. None: it has to."""
