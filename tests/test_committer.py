@@ -356,8 +356,9 @@ def damaged(frames, frame, at):
         lambda pair, frames: pair.primary.receive(1, Topic.ACK, Copy(5, 2).encode()) and pair.commit(3),
         lambda pair, frames: pair.connections[1].member.append("waits") or frames,
         lambda pair, frames: pair.hosts[1][0].free_below(2, GENERATION) or frames,
+        lambda pair, frames: pair.follower.stop() or frames,
     ],
-    ids=["empty", "short", "cut", "head", "bytes", "missing", "more", "gap", "queue", "freed"],
+    ids=["empty", "short", "cut", "head", "bytes", "missing", "more", "gap", "queue", "freed", "over"],
 )
 def test_a_copy_that_is_no_change_of_the_one_before_is_the_members(pair, unlike):
     frames = pair.commit(1)
@@ -385,6 +386,7 @@ def test_a_copy_that_knows_of_a_later_commit_is_the_members(pair):
     for boundary in (2, 3):
         assert pair.backup.receive_copy(0, pair.commit(1))
         assert pair.primary.receive(1, Topic.ACK, Copy(5, boundary).encode())
+    pair.hosts[1][0].free_below(2, GENERATION)
     assert not pair.backup.receive_copy(0, pair.commit(1)), "boundary 2 is safe, which the backup has not heard"
 
 
@@ -403,6 +405,24 @@ def test_where_the_generation_is_over_no_copy_is_sent_stored_or_acknowledged(pai
     assert pair.hosts[1][0].find(5, 2) is None
     pair.hosts[0][0].raise_floor(GENERATION + 1)
     assert pair.primary.commit(False) == NOT_DONE
+    assert pair.connections[0].copies == []
+
+
+def test_where_the_generation_ends_in_between_what_was_written_is_neither_sent_nor_acknowledged(pair, monkeypatch):
+    assert pair.backup.receive_copy(0, pair.commit(1))
+    pair.acknowledge()
+    frames = pair.commit(1)
+    at = {"replicate.stored": 1}
+    monkeypatch.setattr(
+        trace, "hook", lambda point, _: point in at and pair.hosts[at[point]][0].raise_floor(GENERATION + 1)
+    )
+    with pytest.raises(EpochAborted):
+        pair.backup.receive_copy(0, frames)
+    assert pair.connections[1].sent == []
+    assert pair.primary.receive(1, Topic.ACK, Copy(5, 3).encode())
+    at = {"snapshot.whole": 0}
+    with pytest.raises(EpochAborted):
+        pair.primary.commit(False)
     assert pair.connections[0].copies == []
 
 
